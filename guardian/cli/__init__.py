@@ -1,0 +1,1 @@
+"""One file per command, its parser and its handler together."""

@@ -1,0 +1,1 @@
+"""What a person sees of a Run or a Report; no state."""
