@@ -1,0 +1,446 @@
+"""Everything that can happen to a run, as small frozen values.
+
+An event that is a conclusion or a rare fact is journalled (`JOURNALLED`); the others come from files that stay
+in the run folder and are read again. `attempt` counts launches from 1. Wall times are seconds since the epoch,
+`None` means "unknown", never "zero" or "off".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class StopBy(str, Enum):
+    """Who asked for the end of the run from outside."""
+
+    CTRL_C = "ctrl-c"
+    SIGTERM = "sigterm"
+    COMMAND = "guardian stop"
+
+
+class Outcome(str, Enum):
+    """How a run ended; public in `report --json`."""
+
+    FINISHED = "finished"
+    GAVE_UP = "gave_up"
+    NOT_RETRYABLE = "not_retryable"
+    STOPPED = "stopped"
+    PREEMPTED = "preempted"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of job.log as evidence."""
+
+    number: int | None
+    """Counted from 1; None where the text is not a line of the log."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One change that guardian made to the command or its environment."""
+
+    knob: str
+    old: str | None
+    new: str | None
+    kind: str
+    """`resume`, `preserving` or `changing` the experiment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What ended an attempt, as far as is known."""
+
+    id: str
+    """The class of FAILURES, e.g. `code_bug`."""
+    variant: str | None
+    rule: str | None
+    title: str
+    evidence: tuple[Line, ...]
+    retries: int | None
+    """Retries without progress that make sense; None: the policy's budget."""
+    advice: str | None = None
+    blind: tuple[str, ...] = ()
+    """What could not be seen, and would have mattered."""
+
+
+# --- the run -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunCreated:
+    """A run folder was made for a command; nothing is launched yet."""
+
+    run: str
+    name: str
+    argv: tuple[str, ...]
+    cwd: str
+    family: str | None
+    """The adapter that recognised the command; None: restarted and explained, never edited."""
+    companion: bool
+    policy: str
+    """The policy in force, as JSON, so that a later supervisor acts the same."""
+    version: str
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorStarted:
+    """A guardian took the run in hand."""
+
+    how: str
+    """`run` or `resume`."""
+    found: str
+    """What was found on the host, in words; empty at the first start."""
+    reopened: bool = False
+    """The run had been stopped (or the user wants it tried again): what asked for its end no longer counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Somebody outside wants the run to end; the second and third request hurry it."""
+
+    by: StopBy
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalLost:
+    """SIGHUP: the terminal is gone, the supervisor goes on without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLost:
+    """A source can no longer be read: what it would have told is unknown, not fine."""
+
+    source: str
+    why: str
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The last record of a run, unless it is resumed later."""
+
+    outcome: Outcome
+    exit_code: int
+    reason: str
+
+
+# --- an attempt, from plan to end ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The next attempt is decided: what runs, from where, not before when."""
+
+    attempt: int
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    """Set on top of the caller's environment."""
+    resume_from: str | None
+    resume_step: int | None
+    edits: tuple[Edit, ...]
+    not_before: float
+    """Wall seconds; a back-off is a state of the run, never a sleep."""
+    reason: str
+    passed_over: tuple[tuple[str, str], ...] = ()
+    """Checkpoints that were not resumed from: (path, reason)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """The checkpoint to resume from cannot vanish any more (or it could not be held: `how` is "none")."""
+
+    attempt: int
+    source: str
+    pin: str | None
+    how: str
+    """`reflink`, `hard links`, `copy` or `none`."""
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """The keeper of the attempt was given the job."""
+
+    attempt: int
+    keeper_pid: int
+    keeper_ticks: int
+    """Start time of the keeper in clock ticks after boot (proc(5), /proc/pid/stat field 22)."""
+    oom_kills: int | None = None
+    """The host's or cgroup's counter of OOM kills at launch."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """The job's first process runs."""
+
+    attempt: int
+    pid: int
+    ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """The command could not be executed at all."""
+
+    attempt: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherExited:
+    """The first process is gone; its tree may live on."""
+
+    attempt: int
+    code: int | None
+    signal: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEnded:
+    """No process of the attempt is left."""
+
+    attempt: int
+    left_alone: tuple[str, ...] = ()
+    """Processes that outlived a finished job and were left running, named."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperLost:
+    """The keeper was killed alone: nobody will see the exit code."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopBegun:
+    """Guardian decided to end the living tree of the attempt."""
+
+    attempt: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveAsked:
+    """The companions were told to save at a step and stop."""
+
+    attempt: int
+    save_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """A signal was sent to the whole tree."""
+
+    attempt: int
+    signal: int
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The attempt is over and every source has been read to its end."""
+
+    attempt: int
+    code: int | None
+    """None: nobody saw it end (host restart, lost keeper), or it died of a signal."""
+    signal: int | None
+    last_step: int | None
+    tail: tuple[Line, ...]
+    """The last lines of job.log."""
+    oom_kills: int | None
+    """OOM kills on this host or in this cgroup during the attempt; None: not readable."""
+    checkpoints: tuple[Checkpoint, ...]
+    blind: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosed:
+    """What ended the attempt."""
+
+    attempt: int
+    cause: Cause | None
+    """None: it ended as it should."""
+
+
+# --- what the sources say ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint folder as found."""
+
+    path: str
+    step: int
+    complete: bool
+    why: str | None = None
+    """What is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSeen:
+    """A checkpoint folder has appeared or become complete while the job trains."""
+
+    attempt: int
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A rule's pattern matched a line of job.log."""
+
+    attempt: int
+    rule: str
+    pattern: int
+    """Which of the rule's log conditions, from 0."""
+    offset: int
+    """Byte offset of the line in job.log: a hit is told apart by it when a line is read twice."""
+    line: Line
+    captures: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """How far job.log has been read and judged."""
+
+    attempt: int
+    offset: int
+    lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A rank's training loop begins (the companion's hello; see core/wire.py for the fields)."""
+
+    attempt: int
+    rank: int
+    pid: int
+    world: int
+    step: int
+    max_steps: int
+    device_batch: int
+    accumulation: int
+    data_parallel: int
+    effective_batch: int
+    steps_per_epoch: int | None
+    save_steps: float | None
+    learning_rate: float | None
+    output_dir: str
+    trainer: str
+    resumed_from: str | None
+    versions: tuple[tuple[str, str], ...]
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingEnded:
+    """A rank's training loop returned."""
+
+    attempt: int
+    rank: int
+    step: int
+    max_steps: int
+    by: str
+    """`max_steps`, `epochs`, `trainer` (its own decision), `guardian` or `signal`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionLeft:
+    """An exception left a rank's training loop."""
+
+    attempt: int
+    rank: int
+    step: int
+    type: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One rank finished an optimizer step. Not journalled: the heartbeat file keeps it."""
+
+    attempt: int
+    rank: int
+    step: int
+    rows: int | None
+    tokens: int | None
+    fingerprint: int | None
+    """Sum over the rows of a 64-bit hash, modulo 2^64: adds over ranks and micro-batches."""
+    lr: float | None
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class LossSeen:
+    """One rank's loss of a step (sum over its micro-batches of what training_step returned)."""
+
+    attempt: int
+    rank: int
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Numbers that the job itself logged, from the companion or from a line of job.log."""
+
+    attempt: int
+    step: int | None
+    max_steps: int | None
+    loss: float | None
+    grad_norm: float | None
+    lr: float | None
+    wall: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChanged:
+    """A rank trains, evaluates or saves."""
+
+    attempt: int
+    rank: int
+    phase: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A rank has read the control file."""
+
+    attempt: int
+    rank: int
+    save_at: int
+
+
+Journalled = (
+    RunCreated | SupervisorStarted | StopRequested | TerminalLost | SourceLost | RunFinished
+    | Planned | Pinned | Launched | JobStarted | StartFailed | LauncherExited | TreeEnded | KeeperLost
+    | StopBegun | SaveAsked | Signalled | Ended | Diagnosed | CheckpointSeen | Hit | Positions | Hello
+    | TrainingEnded | ExceptionLeft
+)  # fmt: skip
+Observed = StepDone | LossSeen | Logged | PhaseChanged | Acknowledged
+Event = Journalled | Observed
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """When and where something was recorded."""
+
+    wall: float
+    mono: float
+    """Monotonic seconds; comparable only within one boot."""
+    boot: str
+    node: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event with its place in the story."""
+
+    stamp: Stamp
+    event: Event

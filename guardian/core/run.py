@@ -1,0 +1,449 @@
+"""The state of a run, folded from its records: live view, recovery, tests and report use the same fold.
+
+`fold(run, record)` is the only way a Run changes. Folding the same heartbeat line twice changes nothing, so
+the files of an attempt can be read again from the start after a restart of guardian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from guardian.core import events as ev
+from guardian.core.trail import Trail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOSS_MAY_LAG = 2
+"""Steps after which a loss that has not come is taken as unknown (companions read it one step late)."""
+
+
+# --- where a run can stand -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """No attempt is planned yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checking:
+    """The checkpoint to resume from is being pinned."""
+
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The next attempt is ready and waits for its time."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """The job runs, no optimizer step has completed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Optimizer steps complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Guardian is ending the tree: `saving`, then `terminating`, then `killing`."""
+
+    why: str
+    stage: str
+    since: float
+    """Wall seconds at which the stage began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The tree is gone; every source is being read to its end."""
+
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The attempt is whole and can be judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run is over."""
+
+    outcome: ev.Outcome
+    exit_code: int
+    reason: str
+
+
+State = Idle | Checking | Paused | Starting | Running | Stopping | Ending | Over | Finished
+LIVING = (Starting, Running, Stopping)
+
+
+# --- what is known of an attempt -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An optimizer step that every rank has finished, summed over the ranks."""
+
+    step: int
+    rows: int | None
+    tokens: int | None
+    fingerprint: int | None
+    loss: float | None
+    """Mean over the ranks, which is what the trainer logs."""
+    lr: float | None
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A step that some rank has not reported whole yet."""
+
+    step: int
+    done: tuple[ev.StepDone, ...] = ()
+    losses: tuple[ev.LossSeen, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One launch of the job, from its plan to its diagnosis."""
+
+    plan: ev.Planned
+    planned_wall: float
+    pinned: ev.Pinned | None = None
+    launched: ev.Launched | None = None
+    launched_wall: float | None = None
+    job: ev.JobStarted | None = None
+    start_failed: str | None = None
+    hellos: tuple[ev.Hello, ...] = ()
+    steps: Trail[Step] = Trail()
+    partial: tuple[Partial, ...] = ()
+    rank_steps: tuple[tuple[int, int], ...] = ()
+    """The last finished step of each rank that reports."""
+    logged: Trail[ev.Logged] = Trail()
+    phase: str | None = None
+    acknowledged: tuple[ev.Acknowledged, ...] = ()
+    hits: tuple[ev.Hit, ...] = ()
+    exceptions: tuple[ev.ExceptionLeft, ...] = ()
+    training_ends: tuple[ev.TrainingEnded, ...] = ()
+    launcher: ev.LauncherExited | None = None
+    launcher_wall: float | None = None
+    keeper_lost: bool = False
+    stop: ev.StopBegun | None = None
+    save_asked: ev.SaveAsked | None = None
+    signalled: tuple[tuple[float, ev.Signalled], ...] = ()
+    tree_end: ev.TreeEnded | None = None
+    tree_end_wall: float | None = None
+    ended: ev.Ended | None = None
+    diagnosed: ev.Diagnosed | None = None
+    positions: ev.Positions | None = None
+    checkpoints: tuple[ev.Checkpoint, ...] = ()
+    """Complete checkpoints that this attempt was seen to make."""
+
+    @property
+    def number(self) -> int:
+        """Counted from 1."""
+        return self.plan.attempt
+
+    @property
+    def hello(self) -> ev.Hello | None:
+        """The hello of the lowest rank that spoke."""
+        return min(self.hellos, key=lambda h: h.rank, default=None)
+
+    @property
+    def world(self) -> int:
+        """Ranks that train together, as the job says; 1 until it has spoken."""
+        return self.hello.world if self.hello else 1
+
+    @property
+    def last_step(self) -> int | None:
+        """The highest optimizer step that any rank finished in this attempt, or that the log showed."""
+        heard = [step for _, step in self.rank_steps]
+        if self.logged and self.logged[-1].step is not None:
+            heard.append(self.logged[-1].step)
+        return max(heard, default=None)
+
+    @property
+    def first_step(self) -> int | None:
+        """The first optimizer step that completed in this attempt."""
+        return self.steps[0].step if self.steps else None
+
+    @property
+    def max_steps(self) -> int | None:
+        """The planned number of optimizer steps, as the job says."""
+        if self.hello is not None:
+            return self.hello.max_steps
+        return next((seen.max_steps for seen in reversed(self.logged) if seen.max_steps is not None), None)
+
+    @property
+    def end_wall(self) -> float | None:
+        """When its last process was gone."""
+        return self.tree_end_wall
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that is known of a run."""
+
+    created: ev.RunCreated
+    created_wall: float
+    state: State = Idle()
+    attempts: tuple[Attempt, ...] = ()
+    stop_requests: tuple[tuple[float, ev.StopRequested], ...] = ()
+    """Requests that still count: (wall, request)."""
+    supervisors: tuple[tuple[float, ev.SupervisorStarted], ...] = ()
+    lost: tuple[ev.SourceLost, ...] = ()
+    finished_wall: float | None = None
+    heard_wall: float = 0.0
+    """Wall time of the last record."""
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The latest attempt, planned or launched."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def best_step(self) -> int:
+        """The highest step of a complete checkpoint that was ever seen: what progress is measured by."""
+        return max((c.step for a in self.attempts for c in a.checkpoints), default=0)
+
+
+# --- the fold ------------------------------------------------------------------------------------------------
+
+
+def begin(record: ev.Record) -> Run:
+    """The run that a journal's first record makes. Raises TypeError if that is not RunCreated."""
+    if not isinstance(record.event, ev.RunCreated):
+        raise TypeError(type(record.event).__name__)
+    return Run(created=record.event, created_wall=record.stamp.wall, heard_wall=record.stamp.wall)
+
+
+def fold(run: Run, record: ev.Record) -> Run:
+    """The run after one more record; records of an attempt that is not known are ignored."""
+    wall = record.stamp.wall
+    event = record.event
+    run = replace(run, heard_wall=max(run.heard_wall, wall))
+    whole = _OF_RUN.get(type(event))
+    if whole is not None:
+        return whole(run, event, wall)
+    part = _OF_ATTEMPT.get(type(event))
+    number = getattr(event, "attempt", None)
+    if part is None or number is None or not 1 <= number <= len(run.attempts):
+        return run
+    before = run.attempts[number - 1]
+    after = part(before, event, wall)
+    attempts = (*run.attempts[: number - 1], after, *run.attempts[number:])
+    run = replace(run, attempts=attempts)
+    return _move(run, event, wall) if number == len(attempts) else run
+
+
+def _supervisor_started(run: Run, event: ev.SupervisorStarted, wall: float) -> Run:
+    run = replace(run, supervisors=(*run.supervisors, (wall, event)))
+    if not event.reopened:
+        return run
+    # A run that is taken up again continues from its last whole attempt; what asked for its end is history.
+    state: State = run.state
+    if isinstance(state, Finished):
+        state = Over() if run.attempts and run.attempts[-1].ended else Idle()
+    return replace(run, stop_requests=(), finished_wall=None, state=state)
+
+
+def _run_finished(run: Run, event: ev.RunFinished, wall: float) -> Run:
+    return replace(run, finished_wall=wall, state=Finished(event.outcome, event.exit_code, event.reason))
+
+
+def _planned(run: Run, event: ev.Planned, wall: float) -> Run:
+    if event.attempt <= len(run.attempts):
+        return run
+    waiting: State = Checking(wall) if event.resume_from else Paused(event.not_before)
+    return replace(run, attempts=(*run.attempts, Attempt(plan=event, planned_wall=wall)), state=waiting)
+
+
+_OF_RUN: dict[type, Callable[..., Run]] = {
+    ev.SupervisorStarted: _supervisor_started,
+    ev.StopRequested: lambda r, e, w: replace(r, stop_requests=(*r.stop_requests, (w, e))),
+    ev.SourceLost: lambda r, e, _: replace(r, lost=(*r.lost, e)),
+    ev.RunFinished: _run_finished,
+    ev.Planned: _planned,
+}
+
+
+def _hello(attempt: Attempt, event: ev.Hello, _: float) -> Attempt:
+    if event in attempt.hellos:
+        return attempt
+    others = tuple(h for h in attempt.hellos if h.rank != event.rank)
+    return replace(attempt, hellos=(*others, event))
+
+
+def _step_done(attempt: Attempt, event: ev.StepDone, _: float) -> Attempt:
+    rank_steps = _raise_rank(attempt.rank_steps, event.rank, event.step)
+    attempt = replace(attempt, rank_steps=rank_steps)
+    if attempt.steps and event.step <= attempt.steps[-1].step:
+        return attempt
+    part = _partial(attempt, event.step)
+    if any(d.rank == event.rank for d in part.done):
+        return attempt
+    return _settle(_with_partial(attempt, replace(part, done=(*part.done, event))))
+
+
+def _loss_seen(attempt: Attempt, event: ev.LossSeen, _: float) -> Attempt:
+    if attempt.steps and event.step <= attempt.steps[-1].step:
+        return attempt
+    part = _partial(attempt, event.step)
+    if any(x.rank == event.rank for x in part.losses):
+        return attempt
+    return _settle(_with_partial(attempt, replace(part, losses=(*part.losses, event))))
+
+
+def _logged(attempt: Attempt, event: ev.Logged, _: float) -> Attempt:
+    return replace(attempt, logged=attempt.logged.append(event))
+
+
+def _hit(attempt: Attempt, event: ev.Hit, _: float) -> Attempt:
+    key = (event.rule, event.pattern, event.offset)
+    if any((h.rule, h.pattern, h.offset) == key for h in attempt.hits):
+        return attempt
+    return replace(attempt, hits=(*attempt.hits, event))
+
+
+def _checkpoint_seen(attempt: Attempt, event: ev.CheckpointSeen, _: float) -> Attempt:
+    return replace(attempt, checkpoints=_add_checkpoint(attempt.checkpoints, event.checkpoint))
+
+
+def _ended(attempt: Attempt, event: ev.Ended, wall: float) -> Attempt:
+    made = attempt.checkpoints
+    for checkpoint in event.checkpoints:
+        made = _add_checkpoint(made, checkpoint)
+    settled = _settle_all(attempt)
+    return replace(settled, ended=event, checkpoints=made, tree_end_wall=settled.tree_end_wall or wall)
+
+
+def _add_checkpoint(known: tuple[ev.Checkpoint, ...], one: ev.Checkpoint) -> tuple[ev.Checkpoint, ...]:
+    if not one.complete or any(c.path == one.path and c.step == one.step for c in known):
+        return known
+    return (*known, one)
+
+
+_OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
+    ev.Pinned: lambda a, e, _: replace(a, pinned=e),
+    ev.Launched: lambda a, e, w: replace(a, launched=e, launched_wall=w),
+    ev.JobStarted: lambda a, e, _: replace(a, job=e),
+    ev.StartFailed: lambda a, e, _: replace(a, start_failed=e.error),
+    ev.LauncherExited: lambda a, e, w: replace(a, launcher=e, launcher_wall=w) if a.launcher is None else a,
+    ev.TreeEnded: lambda a, e, w: replace(a, tree_end=e, tree_end_wall=w) if a.tree_end is None else a,
+    ev.KeeperLost: lambda a, _, __: replace(a, keeper_lost=True),
+    ev.StopBegun: lambda a, e, _: replace(a, stop=e),
+    ev.SaveAsked: lambda a, e, _: replace(a, save_asked=e),
+    ev.Signalled: lambda a, e, w: replace(a, signalled=(*a.signalled, (w, e))),
+    ev.Ended: _ended,
+    ev.Diagnosed: lambda a, e, _: replace(a, diagnosed=e),
+    ev.CheckpointSeen: _checkpoint_seen,
+    ev.Hit: _hit,
+    ev.Positions: lambda a, e, _: replace(a, positions=e),
+    ev.Hello: _hello,
+    ev.TrainingEnded: lambda a, e, _: a if e in a.training_ends else replace(a, training_ends=(*a.training_ends, e)),
+    ev.ExceptionLeft: lambda a, e, _: a if e in a.exceptions else replace(a, exceptions=(*a.exceptions, e)),
+    ev.StepDone: _step_done,
+    ev.LossSeen: _loss_seen,
+    ev.Logged: _logged,
+    ev.PhaseChanged: lambda a, e, _: replace(a, phase=e.phase) if e.rank == 0 else a,
+    ev.Acknowledged: lambda a, e, _: replace(a, acknowledged=(*a.acknowledged, e)),
+}
+
+
+def _move(run: Run, event: ev.Event, wall: float) -> Run:
+    """Where the run stands after an event of its latest attempt."""
+    state = run.state
+    if isinstance(event, ev.Pinned) and isinstance(state, Checking):
+        state = Paused(run.attempts[-1].plan.not_before)
+    elif isinstance(event, ev.Launched):
+        state = Starting()
+    elif isinstance(event, ev.StepDone | ev.Logged) and isinstance(state, Starting) and event.step:
+        state = Running()
+    elif isinstance(event, ev.StopBegun) and isinstance(state, LIVING):
+        state = Stopping(event.why, "asked", wall)
+    elif isinstance(event, ev.SaveAsked) and isinstance(state, Stopping):
+        state = Stopping(state.why, "saving", wall)
+    elif isinstance(event, ev.Signalled) and isinstance(state, Stopping):
+        state = _signalled(state, event, wall)
+    elif isinstance(event, ev.TreeEnded | ev.StartFailed) and not isinstance(state, Ending | Over | Finished):
+        state = Ending(wall)
+    elif isinstance(event, ev.Ended):
+        state = Over()
+    return replace(run, state=state)
+
+
+def _signalled(state: Stopping, event: ev.Signalled, wall: float) -> Stopping:
+    stage = "killing" if event.signal == 9 else "terminating"  # noqa: PLR2004 - SIGKILL's number is fixed by POSIX
+    return state if stage == state.stage else Stopping(state.why, stage, wall)
+
+
+# --- putting the ranks' reports together -----------------------------------------------------------------------
+
+
+def _raise_rank(known: tuple[tuple[int, int], ...], rank: int, step: int) -> tuple[tuple[int, int], ...]:
+    at = dict(known)
+    if step <= at.get(rank, -1):
+        return known
+    at[rank] = step
+    return tuple(sorted(at.items()))
+
+
+def _partial(attempt: Attempt, step: int) -> Partial:
+    return next((p for p in attempt.partial if p.step == step), Partial(step))
+
+
+def _with_partial(attempt: Attempt, part: Partial) -> Attempt:
+    others = [p for p in attempt.partial if p.step != part.step]
+    return replace(attempt, partial=tuple(sorted([*others, part], key=lambda p: p.step)))
+
+
+def _settle(attempt: Attempt) -> Attempt:
+    """Move the steps that are whole, oldest first, from `partial` to `steps`."""
+    newest = attempt.partial[-1].step if attempt.partial else 0
+    while attempt.partial:
+        part = attempt.partial[0]
+        if len(part.done) < attempt.world:
+            break
+        if len(part.losses) < attempt.world and newest - part.step < LOSS_MAY_LAG:
+            break
+        attempt = replace(attempt, partial=attempt.partial[1:], steps=attempt.steps.append(_summed(part, attempt.world)))
+    return attempt
+
+
+def _settle_all(attempt: Attempt) -> Attempt:
+    """At the end nothing more will come: what every rank finished counts, with or without its loss."""
+    whole = [p for p in attempt.partial if len(p.done) >= attempt.world]
+    steps = attempt.steps
+    for part in whole:
+        steps = steps.append(_summed(part, attempt.world))
+    return replace(attempt, steps=steps, partial=())
+
+
+def _summed(part: Partial, world: int) -> Step:
+    rows = [d.rows for d in part.done]
+    tokens = [d.tokens for d in part.done]
+    prints = [d.fingerprint for d in part.done]
+    losses = [x.loss for x in part.losses]
+    return Step(
+        step=part.step,
+        rows=_total(rows),
+        tokens=_total(tokens),
+        fingerprint=None if None in prints else sum(p for p in prints if p is not None) % 2**64,
+        loss=sum(losses) / world if len(losses) == world else None,
+        lr=part.done[0].lr,
+        wall=max(d.wall for d in part.done),
+    )
+
+
+def _total(parts: list[int | None]) -> int | None:
+    known = [p for p in parts if p is not None]
+    return sum(known) if len(known) == len(parts) else None
