@@ -1,1 +1,1 @@
-"""Failure rules, one `<family>/<id>.toml` each with its samples beside it; read as data, never imported from."""
+"""Failure rules: `<family>/<id>.toml` with its samples beside it; read as data, never imported from."""

@@ -1,0 +1,191 @@
+# Read by the programs beside it: makes <repository>/.venv on first use, and sees at a glance that it stands.
+#
+# The glance starts no process, so that a later start costs nothing. Everything said here goes to stderr:
+# stdout belongs to the program that is started. Plain bash 3.2, as macOS has it.
+
+root=${BASH_SOURCE[0]%/*}
+[[ $root == /* ]] || root=$PWD/$root
+root=${root%/bin}
+venv=$root/.venv
+notes=$venv/.guardian
+log=$root/.venv.log
+recipe=1 # count up when the steps below change what they install
+
+say() { printf 'guardian: %s\n' "$*" >&2; }
+die() { say "$@"; exit 3; }
+
+# Usage: ensure_environment train|test. Returns with $install_s set, the seconds it took (0: it stood already).
+ensure_environment() {
+  install_s=0
+  stands "$1" && return
+  local begun=$SECONDS
+  build "$1" >&2 </dev/null
+  install_s=$((SECONDS - begun))
+}
+
+# The stamp is written last. It holds the place (scripts in .venv name it) and what the installation followed from.
+stands() {
+  local place='' have=''
+  wanted
+  [[ -x $venv/bin/python && -x $venv/bin/guardian && -r $notes/$1.stamp ]] || return 1
+  { IFS= read -r place; IFS= read -r -d '' have; } <"$notes/$1.stamp" || :
+  [[ $place -ef $root && $have == "$want" ]]
+}
+
+wanted() {
+  local project='' pins=''
+  IFS= read -r -d '' project <"$root/pyproject.toml" || :
+  IFS= read -r -d '' pins <"$root/constraints.txt" || :
+  want="recipe $recipe"$'\n'"${project%%$'\n[tool.pytest'*}"$'\n'"$pins" # what follows configures checks only
+}
+
+build() {
+  find_python
+  trap 'stop INT 130' INT
+  trap 'stop TERM 143' TERM
+  trap 'stop HUP 129' HUP
+  take_turn
+  if ! stands "$1"; then # whoever had the turn before us may have done it
+    : >"$log" || die "cannot write in $root"
+    started=$SECONDS
+    make_venv
+    stands train || install_train
+    [[ $1 == train ]] || install_test
+    tell "ready"
+  fi
+  exec 9>&-
+  trap - INT TERM HUP
+}
+
+# torch has wheels for these versions; the one the user's PATH prefers comes first.
+find_python() {
+  local name
+  for name in python3 python3.13 python3.12 python3.11 python3.10 python3.14; do
+    # The real file, with its version in its name: if the system's Python moves on, our link to it dangles and we notice.
+    python=$(command -v "$name" >/dev/null && "$name" -I -c '
+import os, sys
+if not (3, 10) <= sys.version_info < (3, 15): sys.exit(1)
+import venv
+print(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))' 2>/dev/null) && return
+  done
+  die "no usable Python on PATH: install Python 3.10 to 3.14 with its venv module" \
+    "(Debian, Ubuntu: apt install python3 python3-venv)"
+}
+
+# The lock sits on descriptor 9 and is inherited by the installer: it holds as long as one of us lives.
+take_turn() {
+  exec 9>>"$root/.venv.lock" || die "cannot write in $root"
+  local lock='import fcntl, sys; fcntl.flock(9, fcntl.LOCK_EX | int(sys.argv[1]))'
+  "$python" -I -c "$lock" 4 2>/dev/null && return # 4: LOCK_NB
+  say "another start is making the environment; waiting for it"
+  started=$SECONDS
+  watch "waiting for the other start" "$python" -I -c "$lock" 0 || die "cannot lock $root/.venv.lock"
+}
+
+make_venv() {
+  local place=''
+  [[ -r $notes/place ]] && IFS= read -r place <"$notes/place"
+  sweep
+  if [[ ! -x $venv/bin/python || ( -n $place && ! $place -ef $root ) ]] || ! has_pip; then
+    say "making $venv with $python (some minutes, this once)"
+    if "$python" -I -c 'import ensurepip' 2>/dev/null; then
+      stage "virtual environment" "$python" -I -m venv --clear "$venv"
+    else
+      make_venv_without_ensurepip
+    fi
+  fi
+  mkdir -p "$notes" && printf '%s\n' "$root" >"$notes/place" || die "cannot write in $venv"
+}
+
+# Debian takes ensurepip out of python3 and puts it in python3-venv; a pip outside can fill in.
+make_venv_without_ensurepip() {
+  "$python" -I -m pip --version >/dev/null 2>&1 ||
+    die "$python has neither ensurepip nor pip: apt install python3-venv (or your system's like of it)"
+  stage "virtual environment without ensurepip" "$python" -I -m venv --clear --without-pip "$venv"
+  stage "pip" in_clean_air "$python" -I -m pip --python "$venv/bin/python" install --disable-pip-version-check pip
+}
+
+# pip writes INSTALLER after a package's last file: without it, the package was cut off while being written,
+# and pip would take it for installed. Names with ~ are what an uninstall cut off leaves.
+sweep() {
+  local part
+  for part in "$venv"/lib/python*/site-packages/*.dist-info "$venv"/lib/python*/site-packages/~*; do
+    [[ ! -e $part || ( $part == *.dist-info && -e $part/INSTALLER ) ]] || rm -rf "$part"
+  done
+}
+
+has_pip() {
+  local part
+  for part in "$venv"/lib/python*/site-packages/pip-*.dist-info/INSTALLER; do
+    [[ -e $part ]] && "$venv/bin/python" -I -c 'import pip' 2>/dev/null && return
+  done
+  return 1
+}
+
+install_train() {
+  local pin
+  while IFS= read -r pin; do [[ $pin == torch==* ]] && break; done <"$root/constraints.txt"
+  stage "$pin (the large one)" pip_install "$pin"
+  stage "setuptools" pip_install setuptools wheel
+  stage "guardian and what its trainer needs" pip_install --no-build-isolation -e "$root[train-base]"
+  # Without build isolation it builds against the torch that is there; it has no wheel of its own.
+  watch "deepspeed (optional)" pip_install --no-build-isolation -e "$root[train]" ||
+    say "deepspeed did not install (see $log): everything but --deepspeed works;" \
+      "to try again: rm '$notes/train.stamp'"
+  stamp train
+}
+
+install_test() {
+  stage "test tools" pip_install --no-build-isolation -e "$root[dev]"
+  stamp test
+}
+
+stamp() {
+  printf '%s\n%s' "$root" "$want" >"$notes/$1.new" && mv -f "$notes/$1.new" "$notes/$1.stamp"
+}
+
+pip_install() {
+  in_clean_air "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --progress-bar off \
+    -c "$root/constraints.txt" "$@"
+}
+
+# Settings that would send the installation elsewhere, or shadow its modules, are not for us. exec: a signal to
+# the background step must reach the installer itself.
+in_clean_air() {
+  exec env -u PYTHONPATH -u PYTHONHOME -u PIP_USER -u PIP_TARGET -u PIP_PREFIX -u PIP_ROOT -u PIP_CONSTRAINT "$@"
+}
+
+stage() {
+  watch "$@" && return
+  local why
+  why=$(grep -iE '^error|: error|No space left' "$log" 2>/dev/null | tail -n 1)
+  die "failed at: $1: ${why:-no reason given} (whole log: $log); start again to go on from here"
+}
+
+tell() { printf 'guardian: %4d s  %s\n' $((SECONDS - started)) "$1" >&2; }
+
+# Runs a step with its output in the log: a line when it starts and every 15 s. The step is a child in the
+# background, so that a signal to us is heard at once.
+watch() {
+  local what=$1 next=$((SECONDS + 15)) status=0
+  shift
+  tell "$what"
+  "$@" >>"$log" 2>&1 &
+  child=$!
+  while kill -0 "$child" 2>/dev/null; do
+    sleep 0.3
+    if ((SECONDS >= next)); then
+      tell "$what: $(tail -n 1 "$log" 2>/dev/null | cut -c 1-90)"
+      next=$((SECONDS + 15))
+    fi
+  done
+  wait "$child" || status=$?
+  child=
+  return "$status"
+}
+
+stop() {
+  [[ -z ${child:-} ]] || kill -TERM "$child" 2>/dev/null || :
+  say "stopped by SIG$1 while installing; the next start goes on from here"
+  exit "$2"
+}
