@@ -222,6 +222,8 @@ class StopBegun:
 
     attempt: int
     why: str
+    pids: tuple[int, ...]
+    """The living processes of the tree at that moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +410,24 @@ class PhaseChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeSeen:
+    """The living processes of a tree that is being stopped."""
+
+    attempt: int
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A rank says that a checkpoint has been written."""
+
+    attempt: int
+    rank: int
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Acknowledged:
     """A rank has read the control file."""
 
@@ -422,7 +442,7 @@ Journalled = (
     | StopBegun | SaveAsked | Signalled | Ended | Diagnosed | CheckpointSeen | Hit | Positions | Hello
     | TrainingEnded | ExceptionLeft
 )  # fmt: skip
-Observed = StepDone | LossSeen | Logged | PhaseChanged | Acknowledged
+Observed = StepDone | LossSeen | Logged | PhaseChanged | TreeSeen | Saved | Acknowledged
 Event = Journalled | Observed
 
 

@@ -140,6 +140,8 @@ class Attempt:
     stop: ev.StopBegun | None = None
     save_asked: ev.SaveAsked | None = None
     signalled: tuple[tuple[float, ev.Signalled], ...] = ()
+    alive: frozenset[int] = frozenset()
+    """Pids of the tree when it was last looked at, which is only done while it is being stopped."""
     tree_end: ev.TreeEnded | None = None
     tree_end_wall: float | None = None
     ended: ev.Ended | None = None
@@ -204,6 +206,8 @@ class Run:
     finished_wall: float | None = None
     heard_wall: float = 0.0
     """Wall time of the last record."""
+    fresh_from: int = 0
+    """Attempts up to this number came before a person asked to go on: no budget counts them."""
 
     @property
     def attempt(self) -> Attempt | None:
@@ -253,7 +257,7 @@ def _supervisor_started(run: Run, event: ev.SupervisorStarted, wall: float) -> R
     state: State = run.state
     if isinstance(state, Finished):
         state = Over() if run.attempts and run.attempts[-1].ended else Idle()
-    return replace(run, stop_requests=(), finished_wall=None, state=state)
+    return replace(run, stop_requests=(), finished_wall=None, state=state, fresh_from=len(run.attempts))
 
 
 def _run_finished(run: Run, event: ev.RunFinished, wall: float) -> Run:
@@ -340,7 +344,8 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.LauncherExited: lambda a, e, w: replace(a, launcher=e, launcher_wall=w) if a.launcher is None else a,
     ev.TreeEnded: lambda a, e, w: replace(a, tree_end=e, tree_end_wall=w) if a.tree_end is None else a,
     ev.KeeperLost: lambda a, _, __: replace(a, keeper_lost=True),
-    ev.StopBegun: lambda a, e, _: replace(a, stop=e),
+    ev.StopBegun: lambda a, e, _: replace(a, stop=e, alive=frozenset(e.pids)),
+    ev.TreeSeen: lambda a, e, _: replace(a, alive=frozenset(e.pids)),
     ev.SaveAsked: lambda a, e, _: replace(a, save_asked=e),
     ev.Signalled: lambda a, e, w: replace(a, signalled=(*a.signalled, (w, e))),
     ev.Ended: _ended,

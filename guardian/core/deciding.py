@@ -1,0 +1,324 @@
+"""Decide what to do next.
+
+Pure: the run, the time and the terms come in, one Decision goes out. `decide` is asked again after every
+event, so each Decision must be followed by an event that moves the run on; until it comes, the answer stays
+the same, and whoever acts on it sees that the work is already under way.
+"""
+
+from __future__ import annotations
+
+import math
+import signal as signals
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from guardian.core import events as ev
+from guardian.core import run as stands
+from guardian.core.certificate import Verdict, certify
+
+if TYPE_CHECKING:
+    from guardian.core.planning import Terms
+    from guardian.core.policy import Policy
+    from guardian.core.run import Attempt, Run
+
+CHECKING_MAX_S = 600
+"""For pinning a checkpoint; then the attempt goes on unpinned, said so."""
+LOOK_EVERY_S = 1.0
+SAVE_MARGIN_STEPS = 2
+SAVE_MARGIN_S = 2.0
+"""A save is asked for this far ahead, so that every rank reads the request before its step comes."""
+RATE_OVER = 20
+"""Steps over which the time of one is measured."""
+
+EXIT_FINISHED = 0
+EXIT_GAVE_UP = 1
+EXIT_NOT_RETRYABLE = 4
+EXIT_STOPPED = 75
+EXIT_CTRL_C = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do before an event comes, or before `until` (wall seconds)."""
+
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Commit to the next attempt."""
+
+    planned: ev.Planned
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Hold the checkpoint of the planned attempt."""
+
+    attempt: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Give the planned attempt to a keeper."""
+
+    planned: ev.Planned
+
+
+@dataclass(frozen=True, slots=True)
+class BeginStop:
+    """Commit to ending the living tree."""
+
+    attempt: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskSave:
+    """Tell the companions to save at a step and stop."""
+
+    attempt: int
+    save_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendSignal:
+    """Signal every process of the tree."""
+
+    attempt: int
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """See which processes of the tree live."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveAlone:
+    """Call the attempt over although processes of it live on."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Read every source of the attempt to its end, then say `Ended`."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnose:
+    """Judge the attempt."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End the run."""
+
+    finished: ev.RunFinished
+
+
+Decision = Wait | Plan | Pin | Launch | BeginStop | AskSave | SendSignal | Look | LeaveAlone | Drain | Diagnose | Finish
+
+
+def decide(run: Run, terms: Terms, now: float) -> Decision:
+    """What to do now (`now` in wall seconds)."""
+    state = run.state
+    attempt = run.attempt
+    if isinstance(state, stands.Finished):
+        return Wait()
+    if attempt is None:
+        return _stopped(run) if run.stop_requests else Plan(terms.first(now))
+    if isinstance(state, stands.Checking | stands.Paused | stands.Idle):
+        return _before_launch(run, attempt, now)
+    if isinstance(state, stands.Starting | stands.Running):
+        return _living(run, attempt, terms.policy, now)
+    if isinstance(state, stands.Stopping):
+        return _stopping(run, attempt, state, terms.policy, now)
+    if isinstance(state, stands.Ending):
+        return Drain(attempt.number)
+    if attempt.diagnosed is None:
+        return Diagnose(attempt.number)
+    return _after(run, attempt, terms, now)
+
+
+def _before_launch(run: Run, attempt: Attempt, now: float) -> Decision:
+    if run.stop_requests:
+        return _stopped(run)
+    state = run.state
+    if isinstance(state, stands.Checking) and attempt.plan.resume_from is not None:
+        return Pin(attempt.number, attempt.plan.resume_from)
+    if isinstance(state, stands.Paused) and now < state.until:
+        return Wait(state.until)
+    return Launch(attempt.plan)
+
+
+def _living(run: Run, attempt: Attempt, policy: Policy, now: float) -> Decision:
+    if run.stop_requests:
+        return BeginStop(attempt.number, f"asked for by {run.stop_requests[-1][1].by.value}")
+    if attempt.launcher is None or attempt.launcher_wall is None:
+        return Wait()
+    if attempt.launcher.code == 0:
+        return _lingering(attempt, attempt.launcher_wall + policy.stop.linger_s, now)
+    due = attempt.launcher_wall + policy.stop.orphan_s
+    if now < due:
+        return Wait(due)
+    return BeginStop(attempt.number, "the launcher is gone and its processes live on")
+
+
+def _lingering(attempt: Attempt, due: float, now: float) -> Decision:
+    """After a good end only what still trains is waited for without a limit."""
+    trained = {h.rank for h in attempt.hellos}
+    ended = {e.rank for e in attempt.training_ends}
+    if not trained or trained - ended:
+        return Wait()
+    return Wait(due) if now < due else LeaveAlone(attempt.number)
+
+
+# --- stopping ------------------------------------------------------------------------------------------------
+
+
+def _stopping(run: Run, attempt: Attempt, state: stands.Stopping, policy: Policy, now: float) -> Decision:
+    """Save, TERM, KILL; every further request from outside skips one stage of waiting."""
+    hurry = len(run.stop_requests)
+    number = attempt.number
+    if state.stage == "asked":
+        step = save_step(attempt) if hurry <= 1 else None
+        return AskSave(number, step) if step is not None else SendSignal(number, signals.SIGTERM)
+    if state.stage == "saving":
+        due = state.since + policy.stop.save_wait_s
+        if hurry > 1 or now >= due or not _ranks_alive(attempt):
+            return SendSignal(number, signals.SIGTERM)
+        return Look(number)
+    if state.stage == "terminating":
+        due = state.since + policy.stop.term_wait_s
+        return SendSignal(number, signals.SIGKILL) if hurry > 2 or now >= due else Wait(due)  # noqa: PLR2004 - the third request
+    return _killing(attempt, state, policy, now)
+
+
+def _killing(attempt: Attempt, state: stands.Stopping, policy: Policy, now: float) -> Decision:
+    if now >= state.since + policy.stop.kill_wait_s:
+        text = f"processes of attempt {attempt.number} survive SIGKILL: the machine needs a reboot (or the GPU a reset)"
+        return Finish(ev.RunFinished(ev.Outcome.GAVE_UP, EXIT_GAVE_UP, text))
+    last = attempt.signalled[-1][0] if attempt.signalled else state.since
+    due = last + LOOK_EVERY_S
+    return SendSignal(attempt.number, signals.SIGKILL) if now >= due else Wait(due)
+
+
+def save_step(attempt: Attempt) -> int | None:
+    """The step at which all ranks can be asked to save and stop, or None where they cannot.
+
+    Every rank must have a companion, live, and have finished a step; the step must lie ahead of all of them by
+    two steps and by two seconds, because a rank that reads the request too late ignores it and the others
+    would wait for it in the save's barrier.
+    """
+    last = attempt.last_step
+    if last is None or not attempt.steps or attempt.save_asked is not None or not _ranks_alive(attempt):
+        return None
+    seconds = step_seconds(attempt)
+    ahead = math.ceil(SAVE_MARGIN_S / seconds) if seconds else 0
+    return last + SAVE_MARGIN_STEPS + ahead
+
+
+def step_seconds(attempt: Attempt) -> float | None:
+    """Mean wall seconds of the latest steps; None before there are two."""
+    size = len(attempt.steps)
+    if size < 2:  # noqa: PLR2004 - a duration needs two points
+        return None
+    over = min(size - 1, RATE_OVER)
+    spent = attempt.steps[size - 1].wall - attempt.steps[size - 1 - over].wall
+    return spent / over if spent > 0 else None
+
+
+def _ranks_alive(attempt: Attempt) -> bool:
+    """Every rank said hello, none has left its training loop, and all their processes live."""
+    pids = {h.pid for h in attempt.hellos}
+    left = attempt.exceptions or attempt.training_ends
+    return len(attempt.hellos) == attempt.world and not left and pids <= attempt.alive
+
+
+# --- after an attempt ----------------------------------------------------------------------------------------
+
+
+def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
+    cause = attempt.diagnosed.cause if attempt.diagnosed else None
+    if cause is None:
+        return Finish(_finished(run))
+    if run.stop_requests:
+        return _stopped(run)
+    if attempt.number <= run.fresh_from:
+        return Plan(terms.next(run, attempt, now, "asked to go on", wait_s=0))
+    refusal = _refusal(run, attempt, cause, terms.policy)
+    if refusal is not None:
+        return Finish(refusal)
+    return Plan(terms.next(run, attempt, now, cause.title, wait_s=_backoff(run, terms.policy)))
+
+
+def _finished(run: Run) -> ev.RunFinished:
+    certificate = certify(run)
+    if certificate.verdict is Verdict.VIOLATED:
+        text = "finished, but the training that was supervised is not the one that was asked for"
+        return ev.RunFinished(ev.Outcome.FINISHED, EXIT_GAVE_UP, text)
+    return ev.RunFinished(ev.Outcome.FINISHED, EXIT_FINISHED, "the job ended as it should")
+
+
+def _stopped(run: Run) -> Finish:
+    by = run.stop_requests[-1][1].by
+    code = EXIT_CTRL_C if by is ev.StopBy.CTRL_C else EXIT_STOPPED
+    outcome = ev.Outcome.PREEMPTED if by is ev.StopBy.SIGTERM else ev.Outcome.STOPPED
+    return Finish(ev.RunFinished(outcome, code, f"stopped by {by.value}"))
+
+
+def _refusal(run: Run, attempt: Attempt, cause: ev.Cause, policy: Policy) -> ev.RunFinished | None:
+    """Why there is no further attempt, or None."""
+    if cause.retries == 0:
+        return ev.RunFinished(ev.Outcome.NOT_RETRYABLE, EXIT_NOT_RETRYABLE, cause.title)
+    allowed = policy.budget.without_progress if cause.retries is None else cause.retries
+    used = _fruitless(run, cause.id)
+    if used >= allowed:
+        tried = f"{used} {'retry' if used == 1 else 'retries'} without a new checkpoint"
+        return ev.RunFinished(ev.Outcome.GAVE_UP, EXIT_GAVE_UP, f"{cause.title}: {tried}")
+    if attempt.number - run.fresh_from > policy.budget.restarts:
+        text = f"the budget of {policy.budget.restarts} restarts is used up"
+        return ev.RunFinished(ev.Outcome.GAVE_UP, EXIT_GAVE_UP, text)
+    return None
+
+
+def _fruitless(run: Run, cause: str | None) -> int:
+    """Retries in a row, up to the latest attempt, that made no new checkpoint (of one cause, or of any)."""
+    count = 0
+    for attempt in reversed(run.attempts):
+        if attempt.number <= run.fresh_from + 1 or made_progress(run, attempt):
+            break
+        before = run.attempts[attempt.number - 2]
+        if cause is not None and (_cause_id(attempt) != cause or _cause_id(before) != cause):
+            break
+        count += 1
+    return count
+
+
+def _cause_id(attempt: Attempt) -> str | None:
+    cause = attempt.diagnosed.cause if attempt.diagnosed else None
+    return cause.id if cause else None
+
+
+def made_progress(run: Run, attempt: Attempt) -> bool:
+    """Whether the attempt left a complete checkpoint beyond every earlier one.
+
+    A higher step alone is no progress: a job that dies every 90 steps and saves every 100 would live for ever.
+    """
+    before = max((c.step for a in run.attempts[: attempt.number - 1] for c in a.checkpoints), default=0)
+    start = attempt.plan.resume_step or 0
+    return any(c.step > max(before, start) for c in attempt.checkpoints)
+
+
+def _backoff(run: Run, policy: Policy) -> float:
+    waits = policy.budget.backoff_s
+    return waits[min(_fruitless(run, None), len(waits) - 1)]

@@ -1,0 +1,108 @@
+"""What the next attempt runs, from which checkpoint, in which environment.
+
+Pure: the adapter knows the command's language, `Terms` carries what the host knows and does not change.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from guardian.core import events as ev
+from guardian.core import wire
+
+if TYPE_CHECKING:
+    from guardian.core.adapters import Adapter
+    from guardian.core.policy import Policy
+    from guardian.core.run import Attempt, Run
+
+COMPANION_KNOBS: dict[str, bool] = {"fingerprint": True, "restore_batch": True, "restore_intervals": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What stays the same over a supervisor's life and shapes every launch."""
+
+    run: str
+    argv: tuple[str, ...]
+    """The user's command, as given."""
+    adapter: Adapter | None
+    policy: Policy
+    folder: str
+    """The run folder, absolute."""
+    python: str
+    """The interpreter that runs the embedded trainer."""
+    companion: str | None
+    """Folder with the companion's sitecustomize; None: not wanted."""
+    pythonpath: str | None
+    """The caller's PYTHONPATH, which the companion's folder is put in front of."""
+
+    def first(self, now: float) -> ev.Planned:
+        """Attempt 1: the user's own command."""
+        return self._planned(1, self._launch_argv(self.argv), now, "first start")
+
+    def next(self, run: Run, attempt: Attempt, now: float, reason: str, *, wait_s: float) -> ev.Planned:
+        """The attempt after `attempt`: from its newest complete checkpoint where there is one."""
+        found = attempt.ended.checkpoints if attempt.ended else ()
+        best = newest_complete(found)
+        passed = tuple((c.path, c.why or "incomplete") for c in found if not c.complete and _newer(c, best))
+        number = attempt.number + 1
+        if best is None or self.adapter is None:
+            return self._planned(number, self._launch_argv(self.argv), now + wait_s, reason, passed_over=passed)
+        argv, edits = self.adapter.resume(self.argv, best.path, _output_dir(run))
+        return self._planned(number, self._launch_argv(argv), now + wait_s, reason, best, edits, passed)
+
+    def _launch_argv(self, argv: tuple[str, ...]) -> tuple[str, ...]:
+        return self.adapter.launch_argv(argv, self.python) if self.adapter else argv
+
+    def _planned(  # noqa: PLR0913 - the fields of a plan; only the two callers above use it
+        self,
+        number: int,
+        argv: tuple[str, ...],
+        not_before: float,
+        reason: str,
+        checkpoint: ev.Checkpoint | None = None,
+        edits: tuple[ev.Edit, ...] = (),
+        passed_over: tuple[tuple[str, str], ...] = (),
+    ) -> ev.Planned:
+        return ev.Planned(
+            attempt=number,
+            argv=argv,
+            env=self._environment(number),
+            resume_from=checkpoint.path if checkpoint else None,
+            resume_step=checkpoint.step if checkpoint else None,
+            edits=edits,
+            not_before=not_before,
+            reason=reason,
+            passed_over=passed_over,
+        )
+
+    def _environment(self, number: int) -> tuple[tuple[str, str], ...]:
+        """What is set on top of the caller's environment, and shown in the launch line."""
+        # Without PYTHONUNBUFFERED a Python child's output lags by its 8 KiB buffer, and is lost in a kill.
+        added = {wire.ENV_MARK: wire.mark(self.run, number), "PYTHONUNBUFFERED": "1"}
+        if self.companion is not None:
+            added[wire.ENV_DIR] = attempt_folder(self.folder, number)
+            added[wire.ENV_SPEC] = json.dumps(COMPANION_KNOBS)
+            added["PYTHONPATH"] = ":".join(p for p in (self.companion, self.pythonpath) if p)
+        return tuple(added.items())
+
+
+def attempt_folder(folder: str, number: int) -> str:
+    """Where an attempt's files lie."""
+    return f"{folder}/attempts/{number:04d}"
+
+
+def newest_complete(found: tuple[ev.Checkpoint, ...]) -> ev.Checkpoint | None:
+    """The complete checkpoint with the highest step; of equal ones the first."""
+    return max((c for c in found if c.complete), key=lambda c: c.step, default=None)
+
+
+def _newer(one: ev.Checkpoint, best: ev.Checkpoint | None) -> bool:
+    return best is None or one.step > best.step
+
+
+def _output_dir(run: Run) -> str | None:
+    """The folder that the job itself named last; it may be a versioned one below the argument."""
+    return next((a.hello.output_dir for a in reversed(run.attempts) if a.hello), None)
