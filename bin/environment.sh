@@ -158,8 +158,8 @@ in_clean_air() {
 stage() {
   watch "$@" && return
   local why
-  why=$(grep -iE '^error|: error|No space left' "$log" 2>/dev/null | tail -n 1)
-  die "failed at: $1: ${why:-no reason given} (whole log: $log); start again to go on from here"
+  why=$(grep -iE '(^| )error: |No space left' "$log" | grep -vE 'error: (metadata|subprocess)-' | tail -n 1)
+  die "failed at: $1: ${why#"${why%%[! ]*}"} (whole log: $log); start again to go on from here"
 }
 
 tell() { printf 'guardian: %4d s  %s\n' $((SECONDS - started)) "$1" >&2; }
