@@ -50,7 +50,7 @@ class Terms:
         number = attempt.number + 1
         if best is None or self.adapter is None:
             return self._planned(number, self._launch_argv(self.argv), now + wait_s, reason, passed_over=passed)
-        argv, edits = self.adapter.resume(self.argv, best.path, _output_dir(run))
+        argv, edits = self.adapter.resume(self.argv, best.path, _output_dir(run, best))
         return self._planned(number, self._launch_argv(argv), now + wait_s, reason, best, edits, passed)
 
     def _launch_argv(self, argv: tuple[str, ...]) -> tuple[str, ...]:
@@ -103,6 +103,7 @@ def _newer(one: ev.Checkpoint, best: ev.Checkpoint | None) -> bool:
     return best is None or one.step > best.step
 
 
-def _output_dir(run: Run) -> str | None:
-    """The folder that the job itself named last; it may be a versioned one below the argument."""
-    return next((a.hello.output_dir for a in reversed(run.attempts) if a.hello), None)
+def _output_dir(run: Run, best: ev.Checkpoint) -> str:
+    """The folder that the job itself named last (it may be a versioned one below the argument)."""
+    said = next((a.hello.output_dir for a in reversed(run.attempts) if a.hello), None)
+    return said if said is not None else best.path.rpartition("/")[0]

@@ -6,6 +6,7 @@ the files of an attempt can be read again from the start after a restart of guar
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 LOSS_MAY_LAG = 2
 """Steps after which a loss that has not come is taken as unknown (companions read it one step late)."""
+PARTIAL_MOST = 4096
+"""Steps that wait for a rank's report; beyond it that rank is silent for good (its companion broke)."""
 
 
 # --- where a run can stand -----------------------------------------------------------------------------------
@@ -149,6 +152,8 @@ class Attempt:
     positions: ev.Positions | None = None
     checkpoints: tuple[ev.Checkpoint, ...] = ()
     """Complete checkpoints that this attempt was seen to make."""
+    announced: frozenset[str] = frozenset()
+    """Checkpoint folders that the job itself said it wrote."""
 
     @property
     def number(self) -> int:
@@ -274,7 +279,7 @@ def _planned(run: Run, event: ev.Planned, wall: float) -> Run:
 _OF_RUN: dict[type, Callable[..., Run]] = {
     ev.SupervisorStarted: _supervisor_started,
     ev.StopRequested: lambda r, e, w: replace(r, stop_requests=(*r.stop_requests, (w, e))),
-    ev.SourceLost: lambda r, e, _: replace(r, lost=(*r.lost, e)),
+    ev.SourceLost: lambda r, e, _: r if e in r.lost else replace(r, lost=(*r.lost, e)),
     ev.RunFinished: _run_finished,
     ev.Planned: _planned,
 }
@@ -295,7 +300,8 @@ def _step_done(attempt: Attempt, event: ev.StepDone, _: float) -> Attempt:
     part = _partial(attempt, event.step)
     if any(d.rank == event.rank for d in part.done):
         return attempt
-    return _settle(_with_partial(attempt, replace(part, done=(*part.done, event))))
+    done = sorted((*part.done, event), key=lambda d: d.rank)
+    return _settle(_with_partial(attempt, replace(part, done=tuple(done))))
 
 
 def _loss_seen(attempt: Attempt, event: ev.LossSeen, _: float) -> Attempt:
@@ -304,10 +310,18 @@ def _loss_seen(attempt: Attempt, event: ev.LossSeen, _: float) -> Attempt:
     part = _partial(attempt, event.step)
     if any(x.rank == event.rank for x in part.losses):
         return attempt
-    return _settle(_with_partial(attempt, replace(part, losses=(*part.losses, event))))
+    # By rank, not as they came: a sum of floats depends on its order, and a replay hears the ranks in another one.
+    losses = sorted((*part.losses, event), key=lambda x: x.rank)
+    return _settle(_with_partial(attempt, replace(part, losses=tuple(losses))))
 
 
 def _logged(attempt: Attempt, event: ev.Logged, _: float) -> Attempt:
+    # Heartbeats are read from their beginning when a guardian takes over: what is known is not told twice.
+    for known in reversed(attempt.logged):
+        if event.step is None or known.step is None or known.step < event.step:
+            break
+        if known.step > event.step or known == event:
+            return attempt
     return replace(attempt, logged=attempt.logged.append(event))
 
 
@@ -360,7 +374,8 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.LossSeen: _loss_seen,
     ev.Logged: _logged,
     ev.PhaseChanged: lambda a, e, _: replace(a, phase=e.phase) if e.rank == 0 else a,
-    ev.Acknowledged: lambda a, e, _: replace(a, acknowledged=(*a.acknowledged, e)),
+    ev.Saved: lambda a, e, _: replace(a, announced=a.announced | {e.path}),
+    ev.Acknowledged: lambda a, e, _: a if e in a.acknowledged else replace(a, acknowledged=(*a.acknowledged, e)),
 }
 
 
@@ -403,24 +418,35 @@ def _raise_rank(known: tuple[tuple[int, int], ...], rank: int, step: int) -> tup
 
 
 def _partial(attempt: Attempt, step: int) -> Partial:
-    return next((p for p in attempt.partial if p.step == step), Partial(step))
+    at = bisect_left(attempt.partial, step, key=lambda p: p.step)
+    found = attempt.partial[at : at + 1]
+    return found[0] if found and found[0].step == step else Partial(step)
 
 
 def _with_partial(attempt: Attempt, part: Partial) -> Attempt:
-    others = [p for p in attempt.partial if p.step != part.step]
-    return replace(attempt, partial=tuple(sorted([*others, part], key=lambda p: p.step)))
+    at = bisect_left(attempt.partial, part.step, key=lambda p: p.step)
+    after = bisect_right(attempt.partial, part.step, key=lambda p: p.step)
+    partial = (*attempt.partial[:at], part, *attempt.partial[after:])
+    return replace(attempt, partial=partial[-PARTIAL_MOST:])
 
 
 def _settle(attempt: Attempt) -> Attempt:
     """Move the steps that are whole, oldest first, from `partial` to `steps`."""
-    newest = attempt.partial[-1].step if attempt.partial else 0
+    # The slowest rank counts: the file of another may have been read far ahead of it.
+    heard = min((step for _, step in attempt.rank_steps), default=0)
     while attempt.partial:
         part = attempt.partial[0]
         if len(part.done) < attempt.world:
+            if len(attempt.rank_steps) < attempt.world or heard <= part.step:
+                break
+            # Every rank is past it: a line was lost, and the step can never be counted whole.
+            attempt = replace(attempt, partial=attempt.partial[1:])
+            continue
+        if len(part.losses) < attempt.world and heard - part.step < LOSS_MAY_LAG:
             break
-        if len(part.losses) < attempt.world and newest - part.step < LOSS_MAY_LAG:
-            break
-        attempt = replace(attempt, partial=attempt.partial[1:], steps=attempt.steps.append(_summed(part, attempt.world)))
+        attempt = replace(
+            attempt, partial=attempt.partial[1:], steps=attempt.steps.append(_summed(part, attempt.world))
+        )
     return attempt
 
 

@@ -1,0 +1,169 @@
+"""What is listened to while an attempt lives: its files, its keeper, its checkpoint folder.
+
+Observers only observe: each runs in a daemon thread and posts events; what follows from them is decided elsewhere.
+A source that breaks posts `SourceLost` and is blind from then on.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guardian.core import events as ev
+from guardian.core import hearing, metrics, wire
+from guardian.host import checkpoints, keeping, logs, processes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from guardian.host.matching import Matcher
+
+    Post = Callable[[ev.Event], None]
+
+POSITIONS_EVERY_S = 10.0
+SETTLE_S = 1.0
+"""A changed checkpoint folder is looked at when it has been quiet for this long, or after SETTLE_MAX_S."""
+SETTLE_MAX_S = 10.0
+TREE_POLL_S = 0.2
+
+
+class AttemptFiles:
+    """Follows job.log and the heartbeats of one attempt and posts what they say."""
+
+    def __init__(
+        self, attempt: int, folder: Path, post: Post, *, matcher: Callable[[], Matcher], position: ev.Positions | None
+    ) -> None:
+        self._attempt = attempt
+        self._post = post
+        self._matcher = matcher
+        self._companion = False
+        self._told = time.monotonic()
+        self._follower = logs.Follower(
+            folder,
+            on_log=self._log,
+            on_heartbeat=self._heartbeat,
+            on_lost=self._lost,
+            offset=position.offset if position else 0,
+            lines=position.lines if position else 0,
+        )
+        self._follower.start()
+
+    def finish(self, patience_s: float) -> bool:
+        """Read everything to its end and stop; False where that took too long."""
+        return self._follower.finish(patience_s)
+
+    def _log(self, block: bytes, offset: int, line: int) -> None:
+        for hit in self._matcher().scan(block, line, offset):
+            self._post(
+                ev.Hit(self._attempt, hit.rule, hit.pattern, hit.offset, ev.Line(hit.line, hit.text), hit.captures)
+            )
+        if not self._companion:
+            # The companion's numbers are better and the same; the log's would only double them.
+            for seen in metrics.read(block):
+                self._post(
+                    ev.Logged(self._attempt, seen.step, seen.max_steps, seen.loss, seen.grad_norm, seen.lr, time.time())
+                )
+        if time.monotonic() - self._told >= POSITIONS_EVERY_S:
+            self._told = time.monotonic()
+            self._post(ev.Positions(self._attempt, offset + len(block), line + block.count(b"\n") - 1))
+
+    def _heartbeat(self, rank: int, line: bytes) -> None:
+        for event in hearing.parse(line, self._attempt, rank):
+            self._companion = self._companion or isinstance(event, ev.Hello)
+            self._post(event)
+
+    def _lost(self, source: str, why: str) -> None:
+        self._post(ev.SourceLost(source, why, self._attempt))
+
+
+def listen_to_keeper(keeper: keeping.Keeper, attempt: int, post: Post) -> None:
+    """Post what the keeper tells until it is gone."""
+    ended = False
+
+    def told(message: keeping.KeeperMessage) -> None:
+        nonlocal ended
+        match message:
+            case keeping.Started(pid=pid, start_ticks=ticks):
+                post(ev.JobStarted(attempt, pid, ticks or 0))
+            case keeping.StartFailed(error=error, file=file):
+                post(ev.StartFailed(attempt, f"{file}: {error}"))
+            case keeping.Refused(error=error):
+                post(ev.StartFailed(attempt, error))
+            case keeping.LauncherExit(code=code, signal=signal):
+                post(ev.LauncherExited(attempt, code, signal))
+            case keeping.TreeEnd():
+                ended = True
+                post(ev.TreeEnded(attempt))
+            case keeping.KeeperGone():
+                if not ended:
+                    post(ev.KeeperLost(attempt))
+
+    keeper.listen(told)
+
+
+def watch_orphans(attempt: int, mark: str, known: frozenset[processes.Identity], post: Post) -> None:
+    """Without a keeper nobody hears the last process end: look until no process of the attempt is left."""
+
+    def look() -> None:
+        while processes.tree(None, mark, known):
+            time.sleep(TREE_POLL_S)
+        post(ev.TreeEnded(attempt))
+
+    threading.Thread(target=look, name=f"orphans-{attempt}", daemon=True).start()
+
+
+class CheckpointWatch:
+    """Posts each checkpoint of a folder once, when it is first seen complete."""
+
+    def __init__(self, attempt: int, folder: str, since: float | None, post: Post) -> None:
+        self.attempt = attempt
+        self.folder = folder
+        self._since = since
+        self._post = post
+        self._seen: set[str] = set()
+        self._stop = threading.Event()
+        self._changed = threading.Event()
+        self._changed.set()
+        self._watch = checkpoints.Watch(folder, self._changed.set)
+        self._thread = threading.Thread(target=self._work, name=f"checkpoints-{attempt}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching; bounded."""
+        self._stop.set()
+        self._changed.set()
+        self._watch.close()
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            self._changed.wait()
+            began = time.monotonic()
+            while self._changed.is_set() and time.monotonic() - began < SETTLE_MAX_S and not self._stop.is_set():
+                self._changed.clear()
+                self._stop.wait(SETTLE_S)
+            if not self._stop.is_set():
+                self._scan()
+
+    def _scan(self) -> None:
+        try:
+            found = checkpoints.scan(self.folder, since=self._since)
+        except OSError as error:
+            self._post(ev.SourceLost("checkpoints", str(error), self.attempt))
+            return
+        for one in found:
+            if one.complete and one.path not in self._seen:
+                self._seen.add(one.path)
+                self._post(ev.CheckpointSeen(self.attempt, one))
+
+
+def write_control(folder: Path, *, request: int, save_at: int) -> None:
+    """Ask the companions to save at a step and stop (core/wire.py, control.json)."""
+    target = folder / wire.CONTROL
+    half = target.with_suffix(".tmp")
+    text = f'{{"id": {request}, "save_at": {save_at}, "stop": true}}\n'
+    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+        file.write(text)
+    os.replace(half, target)

@@ -1,0 +1,420 @@
+"""The loop: take an event, append it, fold it, decide, act. The one place where judgement meets the world.
+
+One thread owns all state. Observers post events into one queue; slow work (pinning, reading to the end) runs in a
+thread of its own and posts its result, so that Ctrl-C and `guardian stop` are heard in every state. An intention is
+journalled before it is carried out; one that cannot be journalled is not carried out and the job is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guardian import sources
+from guardian.core import deciding as do
+from guardian.core import events as ev
+from guardian.core import run as stands
+from guardian.core import wire
+from guardian.core.diagnosing import diagnose
+from guardian.core.planning import attempt_folder
+from guardian.errors import HostError
+from guardian.host import checkpoints, keeping, logs, machine, pins, processes
+from guardian.host.launching import write_launch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from guardian.core.planning import Terms
+    from guardian.core.rules import Rule
+    from guardian.core.run import Attempt, Run
+    from guardian.host.clock import Clock
+    from guardian.host.journal import Journal
+    from guardian.host.matching import Matcher
+
+    Told = Callable[[Run, ev.Record], None]
+
+IDLE_S = 1.0
+"""The longest sleep of the loop: an event ends it at once."""
+DRAIN_S = 60.0
+BATCH = 1000
+TAIL_LINES = 40
+STANDBY_AFTER_S = 3.0
+"""The next keeper is started when the job has had this long to start without company."""
+RETRY_JOURNAL_S = 5.0
+INTENTIONS = (
+    ev.RunCreated | ev.SupervisorStarted | ev.Planned | ev.Launched | ev.StopBegun | ev.SaveAsked | ev.Signalled
+    | ev.RunFinished
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a supervisor is given besides the run: its tools and its audience."""
+
+    terms: Terms
+    rules: Callable[[], tuple[Rule, ...]]
+    """Read and compiled when first needed: the job starts before."""
+    matcher: Callable[[], Matcher]
+    clock: Clock
+    environment: dict[str, str]
+    """The caller's environment: every launch adds to it and takes nothing away."""
+    told: Told
+    """Hears every record after it is folded."""
+
+
+class Supervisor:
+    """Owns a run until it is finished."""
+
+    def __init__(self, run: Run, journal: Journal, outlook: Outlook) -> None:
+        self.run = run
+        self._journal = journal
+        self._outlook = outlook
+        self._terms = outlook.terms
+        self._folder = Path(outlook.terms.folder)
+        self._queue: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()
+        self._standby: keeping.Standby | None = None
+        self._keeper: keeping.Keeper | None = None
+        self._files: sources.AttemptFiles | None = None
+        self._watch: sources.CheckpointWatch | None = None
+        self._working: set[tuple[str, int]] = set()
+        self._looked = 0.0
+        self._journal_fails = False
+
+    # --- from outside --------------------------------------------------------------------------------------
+
+    def post(self, event: ev.Event) -> None:
+        """Hand in an event; from any thread, and from a signal handler."""
+        self._queue.put(event)
+
+    def stand_by(self, standby: keeping.Standby | None = None) -> None:
+        """Have a keeper ready, so that a launch pays no interpreter's start."""
+        if self._standby is None:
+            self._standby = standby or keeping.Standby()
+
+    def supervise(self) -> ev.RunFinished:
+        """Run until the run is finished; the last record of its journal."""
+        try:
+            while True:
+                decision = do.decide(self.run, self._terms, self._outlook.clock.wall())
+                if isinstance(self.run.state, stands.Finished):
+                    state = self.run.state
+                    return ev.RunFinished(state.outcome, state.exit_code, state.reason)
+                if not self._act(decision):
+                    self._hear(decision.until if isinstance(decision, do.Wait) else None)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of everything but the job."""
+        if self._standby is not None:
+            self._standby.dismiss()
+            self._standby = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    # --- events --------------------------------------------------------------------------------------------
+
+    def take(self, event: ev.Event) -> bool:
+        """Append, fold, tell. False for an intention that could not be journalled: then nothing has changed."""
+        record = ev.Record(self._stamp(), event)
+        if isinstance(event, ev.Journalled) and not self._append(record) and isinstance(event, INTENTIONS):
+            return False
+        self.run = stands.fold(self.run, record)
+        self._outlook.told(self.run, record)
+        return True
+
+    def _append(self, record: ev.Record) -> bool:
+        try:
+            self._journal.append(record, sync=isinstance(record.event, INTENTIONS))
+        except (HostError, OSError) as error:
+            if not self._journal_fails:
+                self._journal_fails = True
+                why = f"the journal cannot be written ({error}): guardian watches and does nothing until it can"
+                lost = ev.SourceLost("journal", why)
+                self._outlook.told(self.run, ev.Record(self._stamp(), lost))
+            return False
+        self._journal_fails = False
+        return True
+
+    def _stamp(self) -> ev.Stamp:
+        clock = self._outlook.clock
+        return ev.Stamp(clock.wall(), clock.mono(), machine.boot_id(), machine.node(), os.getpid())
+
+    def _hear(self, until: float | None) -> None:
+        """Wait for events, at most until a wall time, and take all that are there."""
+        wait = IDLE_S if until is None else min(IDLE_S, max(0.0, until - self._outlook.clock.wall()))
+        if self._journal_fails:
+            wait = max(wait, RETRY_JOURNAL_S)
+        with contextlib.suppress(queue.Empty):
+            self._hear_one(self._queue.get(timeout=wait))
+            for _ in range(BATCH):
+                self._hear_one(self._queue.get_nowait())
+        self._housekeeping()
+
+    def _hear_one(self, event: ev.Event) -> None:
+        if isinstance(event, ev.Ended):
+            event = replace(event, last_step=self.run.attempts[event.attempt - 1].last_step)
+        self.take(event)
+        if isinstance(event, ev.Hello):
+            self._watch_checkpoints(event)
+        if isinstance(event, ev.KeeperLost):
+            self._watch_orphans(event.attempt)
+
+    def _watch_checkpoints(self, hello: ev.Hello) -> None:
+        known = self._watch
+        if known is not None and (known.attempt, known.folder) == (hello.attempt, hello.output_dir):
+            return
+        if known is not None:
+            known.close()
+        since = checkpoints.first_write(self._attempt_folder(1) / wire.LAUNCH)
+        self._watch = sources.CheckpointWatch(hello.attempt, hello.output_dir, since, self.post)
+
+    def _housekeeping(self) -> None:
+        attempt = self.run.attempt
+        if self._standby is None and attempt is not None and attempt.launched_wall is not None:
+            if self._outlook.clock.wall() - attempt.launched_wall > STANDBY_AFTER_S:
+                self.stand_by()
+
+    # --- acting --------------------------------------------------------------------------------------------
+
+    def _act(self, decision: do.Decision) -> bool:
+        """Carry a decision out; False where nothing changed and there is nothing to do but listen."""
+        match decision:
+            case do.Wait():
+                return False
+            case do.Plan(planned=planned):
+                return self.take(planned)
+            case do.Pin(attempt=attempt, source=source):
+                return self._pin(attempt, source)
+            case do.Launch(planned=planned):
+                return self._launch(planned)
+            case do.BeginStop(attempt=attempt, why=why):
+                return self.take(ev.StopBegun(attempt, why, self._pids()))
+            case do.AskSave(attempt=attempt, save_at=save_at):
+                return self._ask_save(attempt, save_at)
+            case do.SendSignal(attempt=attempt, signal=number):
+                return self._signal(attempt, number)
+            case do.Look(attempt=attempt):
+                return self._look(attempt)
+            case do.LeaveAlone(attempt=attempt):
+                left = tuple(f"{p.pid} {p.cmdline or p.name}" for p in self._tree())
+                return self.take(ev.TreeEnded(attempt, left))
+            case do.Drain(attempt=attempt):
+                return self._start(("drain", attempt), self._drain)
+            case do.Diagnose():
+                return self._diagnose()
+            case do.Finish(finished=finished):
+                return self._finish(finished)
+
+    def _start(self, work: tuple[str, int], target: Callable[[], None]) -> bool:
+        """Run slow work once, in a thread of its own; it posts its result."""
+        if work not in self._working:
+            self._working.add(work)
+            threading.Thread(target=target, name=f"{work[0]}-{work[1]}", daemon=True).start()
+        return False
+
+    def _pin(self, attempt: int, source: str) -> bool:
+        state = self.run.state
+        if isinstance(state, stands.Checking) and self._outlook.clock.wall() - state.since > do.CHECKING_MAX_S:
+            return self.take(ev.Pinned(attempt, source, None, "none", f"took over {do.CHECKING_MAX_S} s"))
+        place = str(self._folder / pins.FOLDER)
+        return self._start(("pin", attempt), lambda: self.post(pins.pin(attempt, source, place)))
+
+    def _launch(self, planned: ev.Planned) -> bool:
+        number = planned.attempt
+        folder = self._attempt_folder(number)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_launch(folder, planned)
+        self.stand_by()
+        standby, self._standby = self._standby, None
+        assert standby is not None  # noqa: S101 - stand_by just made one
+        ticks = processes.start_ticks(standby.pid) or 0
+        job = keeping.Launch(
+            run=self.run.created.run,
+            attempt=number,
+            folder=folder,
+            argv=planned.argv,
+            env=self._outlook.environment | dict(planned.env),
+            cwd=Path(self.run.created.cwd),
+        )
+        if not self.take(ev.Launched(number, standby.pid, ticks, machine.oom_kills())):
+            self._standby = standby
+            return False
+        self._keeper = standby.launch(job)
+        sources.listen_to_keeper(self._keeper, number, self.post)
+        self._follow(number)
+        return True
+
+    def _follow(self, number: int) -> None:
+        attempt = self.run.attempts[number - 1]
+        folder = self._attempt_folder(number)
+        self._files = sources.AttemptFiles(
+            number, folder, self.post, matcher=self._outlook.matcher, position=attempt.positions
+        )
+
+    def _ask_save(self, attempt: int, save_at: int) -> bool:
+        if not self.take(ev.SaveAsked(attempt, save_at)):
+            return False
+        try:
+            sources.write_control(self._attempt_folder(attempt), request=1, save_at=save_at)
+        except OSError as error:
+            self.take(ev.SourceLost("control file", str(error), attempt))
+        return True
+
+    def _signal(self, attempt: int, number: int) -> bool:
+        found = self._tree()
+        if not self.take(ev.Signalled(attempt, number, len(found))):
+            return False
+        for process in found:
+            processes.send(process.identity, number)
+            if number != signal.SIGKILL and process.stopped:
+                processes.send(process.identity, signal.SIGCONT)
+        return True
+
+    def _look(self, attempt: int) -> bool:
+        now = time.monotonic()
+        if now - self._looked < do.LOOK_EVERY_S:
+            return False
+        self._looked = now
+        return self.take(ev.TreeSeen(attempt, self._pids()))
+
+    def _tree(self) -> tuple[processes.Process, ...]:
+        attempt = self.run.attempt
+        if attempt is None:
+            return ()
+        keeper, known = _identities(attempt)
+        return processes.tree(keeper, wire.mark(self.run.created.run, attempt.number), known)
+
+    def _pids(self) -> tuple[int, ...]:
+        return tuple(p.pid for p in self._tree())
+
+    def _watch_orphans(self, number: int) -> None:
+        attempt = self.run.attempts[number - 1]
+        _, known = _identities(attempt)
+        sources.watch_orphans(number, wire.mark(self.run.created.run, number), known, self.post)
+
+    # --- the end of an attempt -------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Read every source to its end, then say `Ended`: the exit must not overtake the failure line.
+
+        The followers' last words lie in the queue before `Ended`, so they are folded before it.
+        """
+        attempt = self.run.attempts[-1]
+        blind = []
+        if self._files is not None and not self._files.finish(DRAIN_S):
+            blind.append("job.log was not read to its end")
+        found, why = self._found()
+        if why:
+            blind.append(why)
+        self.post(
+            ev.Ended(
+                attempt=attempt.number,
+                code=attempt.launcher.code if attempt.launcher else None,
+                signal=attempt.launcher.signal if attempt.launcher else None,
+                last_step=None,  # filled in when everything before it is folded
+                tail=logs.tail_lines(self._attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES),
+                oom_kills=_since_launch(attempt.launched),
+                checkpoints=found,
+                blind=tuple(blind),
+            )
+        )
+
+    def _found(self) -> tuple[tuple[ev.Checkpoint, ...], str | None]:
+        """This run's checkpoints by ascending step, originals before pins, and what could not be read."""
+        announced = frozenset(path for a in self.run.attempts for path in a.announced)
+        since = checkpoints.first_write(self._attempt_folder(1) / wire.LAUNCH)
+        try:
+            found = [c for f in self._output_dirs() for c in checkpoints.scan(f, since=since, announced=announced)]
+            pinned = list(checkpoints.scan(str(self._folder / pins.FOLDER)))
+        except OSError as error:
+            return (), f"the checkpoint folder cannot be read: {error.strerror}"
+        return tuple(sorted([*found, *pinned], key=lambda c: c.step)), None
+
+    def _output_dirs(self) -> tuple[str, ...]:
+        """Where the job said it saves; where it said nothing, where its command says."""
+        said = {a.hello.output_dir for a in self.run.attempts if a.hello}
+        if said or self._terms.adapter is None:
+            return tuple(sorted(said))
+        argument = self._terms.adapter.output_dir(self.run.created.argv)
+        return checkpoints.versions(os.path.join(self.run.created.cwd, argument)) if argument else ()
+
+    def _diagnose(self) -> bool:
+        attempt = self.run.attempts[-1]
+        return self.take(diagnose(self._outlook.rules(), attempt, self.run))
+
+    def _finish(self, finished: ev.RunFinished) -> bool:
+        if not self.take(finished):
+            return False
+        if finished.outcome is ev.Outcome.FINISHED:
+            pins.release(str(self._folder / pins.FOLDER))
+        return True
+
+    def _attempt_folder(self, number: int) -> Path:
+        return Path(attempt_folder(str(self._folder), number))
+
+    # --- taking over -----------------------------------------------------------------------------------------
+
+    def recover(self) -> str:
+        """Look what is left of the latest attempt and go on from there; what was found, in words.
+
+        The table of recovery: a held keeper socket is a living attempt, and adopted; end records are an end seen
+        late; living processes without a keeper are adopted without an exit code; nothing at all is an end that
+        nobody saw.
+        """
+        attempt = self.run.attempt
+        if attempt is None or attempt.ended is not None:
+            return "nothing runs"
+        number = attempt.number
+        keeper = keeping.connect(os.getuid(), self.run.created.run, number)
+        launched = attempt.launched is not None or (self._attempt_folder(number) / wire.LAUNCH).exists()
+        if keeper is None and not launched:
+            return "the next attempt was planned and not launched"
+        if attempt.launched is None:
+            pid = keeper.pid if keeper else 0
+            self.take(ev.Launched(number, pid, (processes.start_ticks(pid) or 0) if pid else 0))
+        self._follow(number)
+        if keeper is not None:
+            self._keeper = keeper
+            sources.listen_to_keeper(keeper, number, self.post)
+            return f"attempt {number} lives under its keeper: adopted"
+        return self._recover_without_keeper(number)
+
+    def _recover_without_keeper(self, number: int) -> str:
+        records = keeping.end_records(self._attempt_folder(number))
+        if records.launcher is not None:
+            self.take(ev.LauncherExited(number, records.launcher.code, records.launcher.signal))
+        if records.tree_end is not None:
+            self.take(ev.TreeEnded(number))
+            return f"attempt {number} ended while no guardian watched"
+        if self._tree():
+            self.take(ev.KeeperLost(number))
+            self._watch_orphans(number)
+            return f"attempt {number} lives without its keeper: adopted, its exit code will be unknown"
+        self.take(ev.KeeperLost(number))
+        self.take(ev.TreeEnded(number))
+        return f"attempt {number} is gone and nobody saw it end"
+
+
+def _identities(attempt: Attempt) -> tuple[processes.Identity | None, frozenset[processes.Identity]]:
+    """The keeper and the recorded processes of an attempt; numbers count only with their start time."""
+    launched, job = attempt.launched, attempt.job
+    keeper = processes.Identity(launched.keeper_pid, launched.keeper_ticks) if launched else None
+    known = {processes.Identity(job.pid, job.ticks)} if job and job.ticks else set()
+    return keeper, frozenset(known)
+
+
+def _since_launch(launched: ev.Launched | None) -> int | None:
+    """OOM kills counted since the launch; None where the counter could not be read at both ends."""
+    now = machine.oom_kills()
+    if launched is None or launched.oom_kills is None or now is None:
+        return None
+    return max(0, now - launched.oom_kills)
