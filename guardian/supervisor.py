@@ -297,6 +297,8 @@ class Supervisor:
         return tuple(p.pid for p in self._tree())
 
     def _watch_orphans(self, number: int) -> None:
+        """Without the keeper nobody hears the last process end: look until none is left."""
+        self._heed_launcher(number)
         attempt = self.run.attempts[number - 1]
         _, known = _identities(attempt)
         sources.watch_orphans(number, wire.mark(self.run.created.run, number), known, self.post)
@@ -363,45 +365,62 @@ class Supervisor:
 
     # --- taking over -----------------------------------------------------------------------------------------
 
-    def recover(self) -> str:
-        """Look what is left of the latest attempt and go on from there; what was found, in words.
+    def recover(self, started: ev.SupervisorStarted) -> None:
+        """Look what is left of the latest attempt, say so, and go on from there.
 
         The table of recovery: a held keeper socket is a living attempt, and adopted; end records are an end seen
         late; living processes without a keeper are adopted without an exit code; nothing at all is an end that
         nobody saw.
         """
+        found, go_on = self._look_around()
+        self.take(replace(started, found=found))
+        go_on()
+
+    def _look_around(self) -> tuple[str, Callable[[], None]]:
+        """What is left, in words, and how to go on with it."""
         attempt = self.run.attempt
         if attempt is None or attempt.ended is not None:
-            return "nothing runs"
+            return "nothing runs", lambda: None
         number = attempt.number
         keeper = keeping.connect(os.getuid(), self.run.created.run, number)
-        launched = attempt.launched is not None or (self._attempt_folder(number) / wire.LAUNCH).exists()
-        if keeper is None and not launched:
-            return "the next attempt was planned and not launched"
-        if attempt.launched is None:
-            pid = keeper.pid if keeper else 0
-            self.take(ev.Launched(number, pid, (processes.start_ticks(pid) or 0) if pid else 0))
-        self._follow(number)
         if keeper is not None:
-            self._keeper = keeper
-            sources.listen_to_keeper(keeper, number, self.post)
-            return f"attempt {number} lives under its keeper: adopted"
-        return self._recover_without_keeper(number)
-
-    def _recover_without_keeper(self, number: int) -> str:
+            return f"attempt {number} lives under its keeper: adopted", lambda: self._adopt(number, keeper)
+        # The keeper opens job.log before it starts anything: without it nothing has run.
+        if attempt.launched is None and not (self._attempt_folder(number) / wire.JOB_LOG).exists():
+            return f"attempt {number} was planned and not launched", lambda: None
         records = keeping.end_records(self._attempt_folder(number))
-        if records.launcher is not None:
-            self.take(ev.LauncherExited(number, records.launcher.code, records.launcher.signal))
         if records.tree_end is not None:
-            self.take(ev.TreeEnded(number))
-            return f"attempt {number} ended while no guardian watched"
+            return f"attempt {number} ended while no guardian watched", lambda: self._late(number, ended=True)
         if self._tree():
+            words = f"attempt {number} lives without its keeper: adopted, its exit code will be unknown"
+            return words, lambda: self._late(number, ended=False)
+        return f"attempt {number} is gone and nobody saw it end", lambda: self._late(number, ended=True)
+
+    def _adopt(self, number: int, keeper: keeping.Keeper) -> None:
+        if self.run.attempts[number - 1].launched is None:
+            self.take(ev.Launched(number, keeper.pid, processes.start_ticks(keeper.pid) or 0))
+        self._follow(number)
+        self._keeper = keeper
+        sources.listen_to_keeper(keeper, number, self.post)
+
+    def _late(self, number: int, *, ended: bool) -> None:
+        """Go on with an attempt whose keeper is gone."""
+        if self.run.attempts[number - 1].launched is None:
+            self.take(ev.Launched(number, 0, 0))
+        self._follow(number)
+        if keeping.end_records(self._attempt_folder(number)).tree_end is None:
             self.take(ev.KeeperLost(number))
+        if ended:
+            self._heed_launcher(number)
+            self.take(ev.TreeEnded(number))
+        else:
             self._watch_orphans(number)
-            return f"attempt {number} lives without its keeper: adopted, its exit code will be unknown"
-        self.take(ev.KeeperLost(number))
-        self.take(ev.TreeEnded(number))
-        return f"attempt {number} is gone and nobody saw it end"
+
+    def _heed_launcher(self, number: int) -> None:
+        """What the keeper wrote of the launcher before it was gone counts."""
+        launcher = keeping.end_records(self._attempt_folder(number)).launcher
+        if launcher is not None:
+            self.take(ev.LauncherExited(number, launcher.code, launcher.signal))
 
 
 def _identities(attempt: Attempt) -> tuple[processes.Identity | None, frozenset[processes.Identity]]:

@@ -85,6 +85,9 @@ class RunCreated:
     """The policy in force, as JSON, so that a later supervisor acts the same."""
     version: str
     uid: int
+    env: tuple[tuple[str, str], ...] = ()
+    """The caller's values of the names that shape a training (planning.SHAPING): a resume from another shell must not
+    lose a rank."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,25 @@ from guardian.core import events as ev
 from guardian.core import wire
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from guardian.core.adapters import Adapter
     from guardian.core.policy import Policy
     from guardian.core.run import Attempt, Run
 
 COMPANION_KNOBS: dict[str, bool] = {"fingerprint": True, "restore_batch": True, "restore_intervals": True}
+
+SHAPING = frozenset({
+    "ACCELERATE_CONFIG_FILE", "ASCEND_RT_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "FORCE_TORCHRUN",
+    "HIP_VISIBLE_DEVICES", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "MAX_PIXELS", "NNODES", "NODE_RANK",
+    "NPROC_PER_NODE", "OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "RANK", "USE_HF", "WORLD_SIZE",
+})  # fmt: skip
+"""Names whose values decide what is trained, and hold no secrets; they are kept with the run."""
+
+
+def shaping(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The part of an environment that shapes a training."""
+    return tuple((name, environment[name]) for name in sorted(SHAPING & environment.keys()))
 
 
 @dataclass(frozen=True, slots=True)

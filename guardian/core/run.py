@@ -176,6 +176,9 @@ class Attempt:
         heard = [step for _, step in self.rank_steps]
         if self.logged and self.logged[-1].step is not None:
             heard.append(self.logged[-1].step)
+        if self.ended is not None and self.ended.last_step is not None:
+            # Steps that only job.log showed are not told again when the run is loaded.
+            heard.append(self.ended.last_step)
         return max(heard, default=None)
 
     @property
@@ -258,11 +261,18 @@ def _supervisor_started(run: Run, event: ev.SupervisorStarted, wall: float) -> R
     run = replace(run, supervisors=(*run.supervisors, (wall, event)))
     if not event.reopened:
         return run
-    # A run that is taken up again continues from its last whole attempt; what asked for its end is history.
-    state: State = run.state
-    if isinstance(state, Finished):
-        state = Over() if run.attempts and run.attempts[-1].ended else Idle()
+    state = _reopened(run) if isinstance(run.state, Finished) else run.state
     return replace(run, stop_requests=(), finished_wall=None, state=state, fresh_from=len(run.attempts))
+
+
+def _reopened(run: Run) -> State:
+    """Where a finished run stands when it is taken up again: its last attempt decides."""
+    last = run.attempt
+    if last is None:
+        return Idle()
+    if last.ended is not None:
+        return Over()
+    return Starting() if last.launched is not None else Paused(last.plan.not_before)
 
 
 def _run_finished(run: Run, event: ev.RunFinished, wall: float) -> Run:

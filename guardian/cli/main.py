@@ -1,0 +1,81 @@
+"""guardian: start a fine-tune in the evening, find it finished in the morning.
+
+Each command is a file of this package; only the one that is called is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Final
+
+from guardian import __version__
+from guardian.errors import GuardianError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS: Final = {
+    "run": "run a training command under supervision",
+    "resume": "go on with a run, or take over one whose guardian is gone",
+    "report": "tell the story of a run",
+    "status": "list the runs of a folder and where they stand",
+    "stop": "save and stop a run",
+}
+EXIT_CODES: Final = """exit codes of run and resume:
+  0    finished
+  1    gave up, or finished with the effective batch or the data violated
+  2    the command line, a policy or a rule file is wrong
+  3    the host or the run folder stands in the way
+  4    the job failed in a way that no retry heals
+  75   stopped from outside, resumable (SIGTERM, guardian stop)
+  130  stopped by Ctrl-C, resumable"""
+
+
+def usage() -> str:
+    """The text of `guardian --help`."""
+    commands = "\n".join(f"  {name:<8} {what}" for name, what in COMMANDS.items())
+    return (
+        "usage: guardian COMMAND ...\n\n"
+        f"commands:\n{commands}\n\n"
+        "example:\n  guardian run -- sft --model demo --dataset demo --output_dir out\n\n"
+        "`guardian COMMAND --help` tells the rest.\n\n"
+        f"{EXIT_CODES}\n"
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; its exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        sys.stdout.write(f"guardian {__version__}\n")
+        return 0
+    if argv[0] not in COMMANDS:
+        sys.stderr.write(f"guardian: error: there is no command {argv[0]!r}{_near(argv[0])}; see guardian --help\n")
+        return 2
+    command = importlib.import_module(f"guardian.cli.{argv[0]}")
+    try:
+        return int(command.main(list(argv[1:])))
+    except GuardianError as error:
+        sys.stderr.write(f"guardian: error: {error}\n")
+        return error.exit_code
+
+
+def _near(word: str) -> str:
+    import difflib  # noqa: PLC0415 - only a mistyped command needs it, and it costs milliseconds
+
+    near = difflib.get_close_matches(word, list(COMMANDS), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def entry() -> None:
+    """The console script."""
+    try:
+        code = main(sys.argv[1:])
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to complain to.
+        sys.stderr.close()
+        code = 3
+    sys.exit(code)

@@ -1,0 +1,48 @@
+"""What the commands' parsers share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+RUNS = Path("guardian_runs")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line that names the argument; exit 2."""
+        sys.stderr.write(f"guardian: error: {message}; see {self.prog} --help\n")
+        sys.exit(2)
+
+
+def parser(command: str, what: str, example: str) -> Parser:
+    """A command's parser with its example at the end of the help."""
+    return Parser(
+        prog=f"guardian {command}",
+        description=what,
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_run_dir(options: argparse.ArgumentParser) -> None:
+    """Where the run folders are."""
+    options.add_argument(
+        "--run-dir", type=Path, default=RUNS, metavar="DIR", help=f"folder of the run folders (default: {RUNS})"
+    )
+
+
+def add_run(options: argparse.ArgumentParser, *, optional: bool) -> None:
+    """Which run: its name, or the path of its folder."""
+    text = "name of the run or path of its folder" + (" (default: the newest)" if optional else "")
+    options.add_argument("run", nargs="?" if optional else None, metavar="RUN", help=text)
+
+
+def add_json(options: argparse.ArgumentParser) -> None:
+    """Output for machines."""
+    options.add_argument("--json", action="store_true", help="for machines")

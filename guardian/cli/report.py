@@ -1,0 +1,32 @@
+"""`guardian report`: the story of a run, finished or not."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from guardian.cli import parsing
+from guardian.core.reporting import as_json, report
+from guardian.host import runs, story
+
+EXAMPLE = """example:
+  guardian report night1"""
+
+
+def main(argv: list[str]) -> int:
+    """Print the report."""
+    options = parsing.parser("report", "Tell the story of a run.", EXAMPLE)
+    parsing.add_run(options, optional=True)
+    parsing.add_run_dir(options)
+    parsing.add_json(options)
+    chosen = options.parse_args(argv)
+    told = report(story.load(runs.find(chosen.run_dir, chosen.run)))
+    if chosen.json:
+        sys.stdout.write(json.dumps(as_json(told), indent=1) + "\n")
+        return 0
+    from guardian.cli.session import screen  # noqa: PLC0415
+    from guardian.ui.report import render  # noqa: PLC0415
+
+    width, color = screen()
+    sys.stdout.write(render(told, width, color) + "\n")
+    return 0

@@ -1,0 +1,46 @@
+"""`guardian resume`: go on with a run that was stopped, or take over one whose guardian is gone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from guardian.cli import parsing
+from guardian.core import adapters
+from guardian.core import events as ev
+from guardian.core.run import Finished
+from guardian.host import policyfile, runs, story
+from guardian.host.journal import Journal
+
+EXAMPLE = """example:
+  guardian resume night1
+
+A job that still trains is adopted, never started twice. Exit codes: guardian --help."""
+
+
+def main(argv: list[str]) -> int:
+    """Take the run in hand again; the exit code of the run."""
+    options = parsing.parser("resume", "Go on with a run.", EXAMPLE)
+    parsing.add_run(options, optional=True)
+    parsing.add_run_dir(options)
+    options.add_argument("--rules", type=Path, metavar="DIR", help="rule files that override the built-in ones by id")
+    chosen = options.parse_args(argv)
+    return take_over(chosen.run_dir, chosen.run, rules=chosen.rules)
+
+
+def take_over(run_dir: Path, name: str | None, *, rules: Path | None = None, stop: bool = False) -> int:
+    """Become the supervisor of a run (`stop`: to end it). Raises HostError while another one lives."""
+    from guardian.cli.session import Session, terms  # noqa: PLC0415
+
+    folder = runs.find(run_dir, name)
+    journal, _ = Journal.open(folder.journal)
+    run = story.load(folder)
+    if isinstance(run.state, Finished) and (stop or run.state.outcome is ev.Outcome.FINISHED):
+        sys.stdout.write(f"guardian: run {folder.name} is over: {run.state.outcome.value} ({run.state.reason})\n")
+        return 0 if stop else run.state.exit_code
+    created = run.created
+    environment = os.environ | dict(created.env)
+    adapter = adapters.recognise(created.argv, environment, policyfile.read_config)
+    session = Session(run, journal, terms(created, folder.path, adapter, environment), rules)
+    return session.conduct(ev.SupervisorStarted("resume", "", reopened=not stop), stop=stop)

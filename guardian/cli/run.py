@@ -1,0 +1,107 @@
+"""`guardian run`: run a training command under supervision."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guardian import __version__
+from guardian.cli import parsing
+from guardian.core import adapters
+from guardian.core import events as ev
+from guardian.core import policy as policies
+from guardian.core import run as stands
+from guardian.core.planning import shaping
+from guardian.errors import HostError, UserError
+from guardian.host import keeping, machine, policyfile, runs
+from guardian.host.clock import Clock
+from guardian.host.journal import Journal
+
+if TYPE_CHECKING:
+    from guardian.core.adapters import Adapter
+    from guardian.core.policy import Policy
+
+EXAMPLE = """example:
+  guardian run --name night1 -- sft --model demo --dataset demo --output_dir out
+  guardian run -- torchrun --nproc-per-node 2 train.py --lr 1e-5
+
+What stands after -- is run as it is. Commands that guardian does not recognise are restarted and explained, never
+edited. Exit codes: guardian --help."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options before `--`."""
+    options = parsing.parser("run", "Run a training command under supervision.", EXAMPLE)
+    options.usage = "guardian run [options] -- COMMAND ..."
+    options.add_argument("--name", help="name of the run (default: made from the time and the command)")
+    parsing.add_run_dir(options)
+    options.add_argument("--policy", type=Path, metavar="FILE", help="policy file (TOML)")
+    options.add_argument("--rules", type=Path, metavar="DIR", help="rule files that override the built-in ones by id")
+    options.add_argument("--no-companion", action="store_true", help="put nothing into the job: logs only, fewer proofs")
+    options.add_argument("--dry-run", action="store_true", help="show what would be run, and run nothing")
+    options.add_argument("--json", action="store_true", help="with --dry-run: for machines")
+    return options
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; the exit code of the run."""
+    own, command = _split(argv)
+    options = parser().parse_args(own)
+    if not command:
+        raise UserError("no command to run: guardian run [options] -- COMMAND ...")
+    if options.json and not options.dry_run:
+        raise UserError("--json goes with --dry-run here; for a run's story: guardian report --json")
+    policy = policyfile.load(options.policy)
+    adapter = adapters.recognise(command, dict(os.environ), policyfile.read_config)
+    if options.dry_run:
+        from guardian.cli import dry_run  # noqa: PLC0415
+
+        return dry_run.show(command, adapter, as_json=options.json)
+    return _run(options, command, adapter, policy)
+
+
+def _run(options: argparse.Namespace, command: tuple[str, ...], adapter: Adapter | None, policy: Policy) -> int:
+    folder = runs.create(options.run_dir, options.name, hint=Path(command[0]).name)
+    _preflight(folder.path, policy)
+    # The keeper's interpreter starts while we go on; it is there when the first launch is journalled.
+    standby = keeping.Standby()
+    created = ev.RunCreated(
+        run=uuid.uuid4().hex,
+        name=folder.name,
+        argv=command,
+        cwd=str(Path.cwd()),
+        family=adapter.family if adapter else None,
+        companion=not options.no_companion,
+        policy=json.dumps(policies.as_tables(policy)),
+        version=__version__,
+        uid=os.getuid(),
+        env=shaping(os.environ),
+    )
+    clock = Clock()
+    stamp = ev.Stamp(clock.wall(), clock.mono(), machine.boot_id(), machine.node(), os.getpid())
+    record = ev.Record(stamp, created)
+    journal = Journal.create(folder.journal)
+    journal.append(record)
+    from guardian.cli.session import Session, terms  # noqa: PLC0415 - the keeper starts meanwhile
+
+    session = Session(stands.begin(record), journal, terms(created, folder.path, adapter, os.environ), options.rules)
+    return session.conduct(ev.SupervisorStarted("run", ""), standby=standby)
+
+
+def _split(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Guardian's own arguments, and the command after the first `--`."""
+    if "--" not in argv:
+        return argv, ()
+    at = argv.index("--")
+    return argv[:at], tuple(argv[at + 1 :])
+
+
+def _preflight(folder: Path, policy: Policy) -> None:
+    free = machine.free_mib(folder)
+    if free is not None and free < policy.disk.minimum_free_mib:
+        need = policy.disk.minimum_free_mib
+        raise HostError(f"{folder} has {free:.0f} MiB free; disk.minimum_free_mib asks for {need:.0f}")

@@ -1,0 +1,176 @@
+"""A supervisor's life at a terminal: signals, the control socket, the story, the report at the end."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guardian.core import events as ev
+from guardian.core import policy as policies
+from guardian.core.planning import Terms, attempt_folder
+from guardian.core.run import Attempt, Finished
+from guardian.core.wire import JOB_LOG
+from guardian.errors import HostError
+from guardian.host.clock import Clock
+from guardian.host.control import Ear
+from guardian.supervisor import Outlook, Supervisor
+from guardian.ui.narrating import narrate
+from guardian.ui.plain import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import FrameType
+
+    from guardian.core.adapters import Adapter
+    from guardian.core.rules import Rule
+    from guardian.core.run import Run
+    from guardian.host.journal import Journal
+    from guardian.host.keeping import Standby
+    from guardian.host.matching import Matcher
+
+PATIENCE_S = 10.0
+"""For a terminal that does not take the last lines."""
+
+
+def companion_folder() -> str:
+    """The folder that is put on the job's PYTHONPATH. Raises HostError where the installation lacks it."""
+    spec = importlib.util.find_spec("guardian.trainer.companion")
+    if spec is None or not spec.submodule_search_locations:
+        raise HostError("the companion is missing from this installation: reinstall training-guardian")
+    return next(iter(spec.submodule_search_locations))
+
+
+def terms(created: ev.RunCreated, folder: Path, adapter: Adapter | None, environment: Mapping[str, str]) -> Terms:
+    """The terms of a run, the same for its first supervisor and for every later one."""
+    policy, _ = policies.from_tables(json.loads(created.policy))
+    return Terms(
+        run=created.run,
+        argv=created.argv,
+        adapter=adapter,
+        policy=policy,
+        folder=str(folder),
+        python=sys.executable,
+        companion=companion_folder() if created.companion else None,
+        pythonpath=environment.get("PYTHONPATH"),
+    )
+
+
+class Session:
+    """One supervisor with its terminal; `conduct` returns the exit code of the process."""
+
+    def __init__(self, run: Run, journal: Journal, run_terms: Terms, rules: Path | None) -> None:
+        self._terminal = Terminal()
+        self._folder = Path(run_terms.folder)
+        read_rules, matcher = _rules(rules)
+        outlook = Outlook(
+            terms=run_terms,
+            rules=read_rules,
+            matcher=matcher,
+            clock=Clock(),
+            environment=os.environ | dict(run.created.env),
+            told=self._told,
+        )
+        self._supervisor = Supervisor(run, journal, outlook)
+
+    def conduct(
+        self, started: ev.SupervisorStarted, *, standby: Standby | None = None, stop: bool = False
+    ) -> int:
+        """Supervise to the end. `stop`: end the run as soon as what lives of it is found."""
+        supervisor = self._supervisor
+        _on_signals(supervisor)
+        ear = self._ear(supervisor)
+        try:
+            if started.how == "run":
+                supervisor.stand_by(standby)
+                supervisor.take(started)
+            else:
+                supervisor.recover(started)
+            if stop:
+                supervisor.post(ev.StopRequested(ev.StopBy.COMMAND))
+            finished = supervisor.supervise()
+        finally:
+            ear.close()
+        self._tell(supervisor.run)
+        return finished.exit_code
+
+    def _ear(self, supervisor: Supervisor) -> Ear:
+        created = supervisor.run.created
+        try:
+            return Ear(os.getuid(), created.run, lambda: supervisor.post(ev.StopRequested(ev.StopBy.COMMAND)))
+        except OSError as error:
+            raise HostError(f"run {created.name} has a living guardian already") from error
+
+    def _told(self, run: Run, record: ev.Record) -> None:
+        line = narrate(run, record)
+        if line is not None:
+            for part in line.split("\n"):
+                self._terminal.say(part)
+        if isinstance(record.event, ev.Launched):
+            self._terminal.follow(str(self._log_of(run.attempts[-1])))
+        if isinstance(record.event, ev.SupervisorStarted) and record.event.how != "run" and run.attempt:
+            log = self._log_of(run.attempt)
+            self._terminal.follow(str(log), log.stat().st_size if log.exists() else 0)
+
+    def _log_of(self, attempt: Attempt) -> Path:
+        return Path(attempt_folder(str(self._folder), attempt.number)) / JOB_LOG
+
+    def _tell(self, run: Run) -> None:
+        """Write report.md and show the report."""
+        # rich takes a tenth of a second to import: not before the job has ended.
+        from guardian.core.reporting import report  # noqa: PLC0415
+        from guardian.ui.report import markdown, render  # noqa: PLC0415
+
+        told = report(run)
+        if isinstance(run.state, Finished):
+            try:
+                (self._folder / "report.md").write_text(markdown(told), "utf-8")
+            except OSError as error:
+                self._terminal.say(f"report.md was not written: {error.strerror}")
+        width, color = screen()
+        self._terminal.show(render(told, width, color))
+        self._terminal.close(PATIENCE_S)
+
+
+def screen() -> tuple[int, bool]:
+    """Width in columns, and whether colors make sense."""
+    try:
+        tty = os.isatty(1)
+        return (max(60, os.get_terminal_size(1).columns), "NO_COLOR" not in os.environ) if tty else (100, False)
+    except OSError:
+        return 100, False
+
+
+def _rules(folder: Path | None) -> tuple[Callable[[], tuple[Rule, ...]], Callable[[], Matcher]]:
+    """Rules and their matcher, read when first asked for: the job starts before."""
+
+    @cache
+    def read() -> tuple[Rule, ...]:
+        from guardian.host.rulebook import load  # noqa: PLC0415
+
+        return load(folder)
+
+    @cache
+    def matcher() -> Matcher:
+        from guardian.host.matching import Matcher  # noqa: PLC0415
+
+        return Matcher(read())
+
+    return read, matcher
+
+
+def _on_signals(supervisor: Supervisor) -> None:
+    """Signals become events; none of them ends the supervisor, and a lost terminal ends nothing at all."""
+
+    def asked(by: ev.StopBy) -> Callable[[int, FrameType | None], None]:
+        return lambda _number, _frame: supervisor.post(ev.StopRequested(by))
+
+    signal.signal(signal.SIGINT, asked(ev.StopBy.CTRL_C))
+    signal.signal(signal.SIGTERM, asked(ev.StopBy.SIGTERM))
+    signal.signal(signal.SIGHUP, lambda _number, _frame: supervisor.post(ev.TerminalLost()))
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)

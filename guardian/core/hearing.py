@@ -1,0 +1,182 @@
+"""What one line of a rank's heartbeat says, as events.
+
+The line comes from inside a job that we do not own (core/wire.py has the format): whatever does not look as it
+should says nothing. It never raises, and never guesses: a step without its number is no step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from guardian.core import events as ev
+
+LINE_MOST = 64 * 1024
+"""Bytes; the companion writes lines of a few hundred, and cuts the text of an exception."""
+_WHOLE_MOST = 2**63
+_LOGGED = ("loss", "grad_norm", "learning_rate")
+
+Heard = (
+    ev.Hello
+    | ev.StepDone
+    | ev.LossSeen
+    | ev.Logged
+    | ev.PhaseChanged
+    | ev.TrainingEnded
+    | ev.ExceptionLeft
+    | ev.Saved
+    | ev.Acknowledged
+    | ev.SourceLost
+)
+
+
+def parse(line: bytes, attempt: int, rank: int) -> tuple[Heard, ...]:
+    """The events of a line, () for garbage. The rank is the file's: most lines do not repeat it."""
+    if len(line) > LINE_MOST:
+        return ()
+    try:
+        fields = json.loads(line.decode())
+        said = _Said(fields, attempt, rank)
+        events = _READERS[fields["ev"]](said)
+        # A loss may ride on any line. It comes first: it is the older news, of this step or the one before.
+        return events if fields.get("loss") is None else (_loss(said), *events)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A parsed line; its readers raise ValueError for what is missing or of the wrong kind."""
+
+    fields: dict[str, object]
+    attempt: int
+    rank: int
+
+    def whole(self, key: str, at_least: int = 0) -> int:
+        return _whole(self.fields.get(key), at_least)
+
+    def maybe_whole(self, key: str) -> int | None:
+        return None if self.fields.get(key) is None else self.whole(key)
+
+    def number(self, key: str) -> float:
+        return _number(self.fields.get(key))
+
+    def maybe_number(self, key: str) -> float | None:
+        return None if self.fields.get(key) is None else self.number(key)
+
+    def text(self, key: str) -> str:
+        value = self.fields.get(key)
+        if isinstance(value, str):
+            return value
+        raise ValueError(key)
+
+    def maybe_text(self, key: str) -> str | None:
+        return None if self.fields.get(key) is None else self.text(key)
+
+
+def _whole(value: object, at_least: int = 0) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and at_least <= value < _WHOLE_MOST:
+        return value
+    raise ValueError(value)
+
+
+def _number(value: object) -> float:
+    """A number, also one that was printed: transformers 5 logs its numbers as text, nan among them."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError(value)
+
+
+def _hello(said: _Said) -> tuple[Heard, ...]:
+    versions = said.fields.get("versions")
+    named = versions.items() if isinstance(versions, dict) else ()
+    hello = ev.Hello(
+        attempt=said.attempt,
+        rank=said.rank,
+        pid=said.whole("pid", at_least=1),
+        world=said.whole("world", at_least=1),
+        step=said.whole("step"),
+        max_steps=said.whole("max_steps"),
+        device_batch=said.whole("device_batch"),
+        accumulation=said.whole("accumulation"),
+        data_parallel=said.whole("data_parallel"),
+        effective_batch=said.whole("effective_batch"),
+        steps_per_epoch=said.maybe_whole("steps_per_epoch"),
+        save_steps=said.maybe_number("save_steps"),
+        learning_rate=said.maybe_number("learning_rate"),
+        output_dir=said.text("output_dir"),
+        trainer=said.text("trainer"),
+        resumed_from=said.maybe_text("resumed_from"),
+        versions=tuple(sorted((name, version) for name, version in named if isinstance(version, str))),
+        wall=said.number("t"),
+    )
+    return (hello,)
+
+
+def _step(said: _Said) -> tuple[Heard, ...]:
+    fingerprint = said.maybe_text("fp")
+    done = ev.StepDone(
+        attempt=said.attempt,
+        rank=said.rank,
+        step=said.whole("step", at_least=1),
+        rows=said.maybe_whole("rows"),
+        tokens=said.maybe_whole("tokens"),
+        fingerprint=None if fingerprint is None else int(fingerprint, 16) % 2**64,
+        lr=said.maybe_number("lr"),
+        wall=said.number("t"),
+    )
+    return (done,)
+
+
+def _loss(said: _Said) -> ev.LossSeen:
+    loss = said.fields.get("loss")
+    if isinstance(loss, list) and len(loss) == 2:
+        return ev.LossSeen(said.attempt, said.rank, _whole(loss[0], at_least=1), _number(loss[1]))
+    raise ValueError(loss)
+
+
+def _log(said: _Said) -> tuple[Heard, ...]:
+    """Every rank hears the trainer's mean over the ranks; it counts once."""
+    logs = said.fields.get("logs")
+    if said.rank != 0 or not isinstance(logs, dict):
+        return ()
+    numbers = {
+        name: _number(logs[name]) for name in ("loss", "grad_norm", "learning_rate") if logs.get(name) is not None
+    }
+    if not numbers:
+        return ()
+    logged = ev.Logged(
+        attempt=said.attempt,
+        step=said.maybe_whole("step"),
+        max_steps=None,
+        loss=numbers.get("loss"),
+        grad_norm=numbers.get("grad_norm"),
+        lr=numbers.get("learning_rate"),
+        wall=said.maybe_number("t"),
+    )
+    return (logged,)
+
+
+def _error(said: _Said) -> tuple[Heard, ...]:
+    off = ", and switched itself off" if said.fields.get("off") is True else ""
+    why = f"{said.text('where')}: {said.text('err')}{off}"
+    return (ev.SourceLost(f"companion of rank {said.rank}", why, said.attempt),)
+
+
+_READERS: dict[str, Callable[[_Said], tuple[Heard, ...]]] = {
+    "hello": _hello,
+    "step": _step,
+    "log": _log,
+    "error": _error,
+    "phase": lambda said: (ev.PhaseChanged(said.attempt, said.rank, said.text("phase"), said.whole("step")),),
+    "saved": lambda said: (ev.Saved(said.attempt, said.rank, said.whole("step"), said.text("path")),),
+    "ack": lambda said: (ev.Acknowledged(said.attempt, said.rank, said.whole("save_at")),),
+    "end": lambda said: (
+        ev.TrainingEnded(said.attempt, said.rank, said.whole("step"), said.whole("max_steps"), said.text("by")),
+    ),
+    "exc": lambda said: (
+        # An exception whose str() fails has no text.
+        ev.ExceptionLeft(said.attempt, said.rank, said.whole("step"), said.text("type"), said.maybe_text("text") or ""),
+    ),
+}
