@@ -32,7 +32,7 @@ _WORD = re.compile(r"[A-Z]{1,40}(?![a-z])|[A-Z]?[a-z]{1,40}|[0-9]{1,40}")
 # Both begin only where no name goes on to the left, so a long run of letters is tried once.
 _NAMED = re.compile(r"""(?<![\w.\-])(?P<name>-{0,2}[A-Za-z_][\w.\-]{1,79})(?P<between>["']?\s{0,2}[=:]\s{0,2})""")
 _OPTION = re.compile(r"""(?<![\w.\-])(?P<name>--?[A-Za-z_][\w.\-]{1,79})(?P<between>["']?,?\s{1,3})(?!-)""")
-_VALUE = re.compile(r""""[^"\n]*"|'[^'\n]*'|(?:[^\s"',;&)\]}]|[,;)\]}](?=[^\s"'])+""")
+_VALUE = re.compile(r""""[^"\n]*"|'[^'\n]*'|(?:[^\s"',;&)\]}]|[,;)\]}](?=[^\s"']))+""")
 _SHAPES = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     # Names like hf_transfer are no secrets: a short one must have a digit.
