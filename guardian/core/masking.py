@@ -98,8 +98,10 @@ def _hide_named(text: str, names: re.Pattern[str]) -> str:
     shown: list[str] = []
     done = 0
     for found in names.finditer(text):
+        if found.start() < done or not is_sensitive(found["name"]):
+            continue
         value = _VALUE.match(text, found.end())
-        if value is None or found.start() < done or not is_sensitive(found["name"]):
+        if value is None:
             continue
         bare = value[0].strip("\"'")
         # "key: model.layers.0" is how frameworks name a parameter.
