@@ -32,7 +32,7 @@ FRAMEWORKS = {
 BACKPORTS = {"tomli", "typing_extensions"}  # the standard library of a later Python
 EFFECTS = {
     *("os", "io", "pathlib", "shutil", "tempfile", "glob", "fcntl", "mmap", "ctypes", "importlib", "logging"),
-    *("subprocess", "multiprocessing", "threading", "queue", "asyncio", "concurrent", "signal", "atexit"),
+    *("subprocess", "multiprocessing", "threading", "queue", "asyncio", "concurrent", "atexit"),
     *("socket", "select", "selectors", "ssl", "http", "urllib", "smtplib"),
     *("time", "random", "secrets", "uuid", "platform", "getpass", "pwd", "resource"),
 }

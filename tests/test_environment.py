@@ -1,0 +1,216 @@
+"""bin/ makes its own environment once, resumes a cut installation, and afterwards costs no process.
+
+The scripts are the real ones in a copied checkout; what they would download is played by a small stand-in for Python
+that notes when each step of pip begins and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BASH = shutil.which("bash")
+
+STAND_IN = r"""#!{bash}
+all=$*
+last=${{*: -1}}
+step=${{all##*constraints.txt }}
+case "$all" in
+  *_base_executable*) echo {home}/python3 ;;
+  *" -m venv "*)
+    rm -rf "$last"
+    mkdir -p "$last/bin" "$last/lib/python3/site-packages/pip-1.dist-info"
+    touch "$last/lib/python3/site-packages/pip-1.dist-info/INSTALLER"
+    cp "$0" "$last/bin/python" ;;
+  *" pip install "*)
+    echo "begin $step" >>{home}/steps
+    echo "$$" >{home}/pip.pid
+    echo "chatter on stdout"
+    while [[ -e {home}/slow ]]; do sleep 0.1; done
+    [[ $step != *"[train]"* || ! -e {home}/no-deepspeed ]] || exit 1
+    [[ $step != *"-e "* ]] || {{
+      printf '#!{bash}\n(($# == 0)) || printf "%%s\\0" "$@"\n' >"${{0%/*}}/guardian"
+      chmod +x "${{0%/*}}/guardian"
+    }}
+    echo "end $step" >>{home}/steps ;;
+  *" -c import "*) exec {python} "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of bin/ and what it installs from, and a PATH whose python3 is the stand-in."""
+    place = tmp_path / "a checkout"
+    place.mkdir()
+    shutil.copytree(ROOT / "bin", place / "bin")
+    for file in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / file, place)
+    python = tmp_path / "python3"
+    python.write_text(STAND_IN.format(bash=BASH, home=tmp_path, python=sys.executable))
+    python.chmod(0o755)
+    return place
+
+
+def start(checkout, *argv, path=None):
+    """bin/guardian as a process of its own."""
+    path = f"{checkout.parent}:/usr/bin:/bin" if path is None else path
+    argv = [BASH, str(checkout / "bin/guardian"), *argv]
+    return subprocess.Popen(argv, env={"PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(process):
+    """Its exit code, stdout and stderr."""
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err.decode()
+
+
+def steps(checkout):
+    """When each step of pip began and ended, in order."""
+    return (checkout.parent / "steps").read_text().splitlines()
+
+
+def wait_for(condition):
+    """Until it holds; the test's own time limit is the bound."""
+    while not condition():
+        time.sleep(0.05)
+
+
+def test_torch_is_installed_first_and_alone(checkout):
+    """Otherwise the next package's requirements would pick another build of it."""
+    assert 0 == finish(start(checkout))[0]
+    assert ["begin torch==2.13.0", "end torch==2.13.0"] == steps(checkout)[:2]
+
+
+def test_the_first_start_keeps_stdout_for_the_program(checkout):
+    """The installer talks to stderr and to its log, so that --json can be read by a program."""
+    code, out, err = finish(start(checkout, "--json"))
+
+    assert (0, b"--json\0") == (code, out)
+    assert "torch==2.13.0" in err
+    assert "chatter" in (checkout / ".venv.log").read_text()
+
+
+def test_arguments_go_through_byte_for_byte(checkout):
+    """The job's command is the user's: spaces, quotes, newlines, empty and undecodable ones included."""
+    finish(start(checkout))
+    argv = [b"a b", b"", b"'\"$HOME*", b"line\nline", b"\xff\xfe", b"--", b"-n"]
+
+    out = finish(start(checkout, *argv))[1]
+
+    assert argv == out.split(b"\0")[:-1]
+
+
+def test_a_later_start_runs_no_other_program(checkout):
+    """With nothing on PATH it still gets there: the glance is bash alone."""
+    finish(start(checkout))
+
+    assert (0, b"x\0", "") == finish(start(checkout, "x", path="/nonexistent"))
+
+
+def test_a_changed_pin_is_installed_at_the_next_start(checkout):
+    """The stamp is the content of what was installed from, not its date."""
+    finish(start(checkout))
+    with (checkout / "constraints.txt").open("a") as pins:
+        pins.write("tomli==2.0.0\n")
+
+    finish(start(checkout))
+
+    assert 2 == steps(checkout).count("end torch==2.13.0")
+
+
+def test_a_changed_check_installs_nothing(checkout):
+    """Settings of ruff, mypy and pytest say nothing about what is installed."""
+    finish(start(checkout))
+    with (checkout / "pyproject.toml").open("a") as project:
+        project.write("# a remark among the checks\n")
+
+    assert (0, b"", "") == finish(start(checkout))
+
+
+def test_a_moved_checkout_makes_its_environment_anew(checkout):
+    """The scripts in .venv name their place; after a move they would start another program or none."""
+    finish(start(checkout))
+    moved = checkout.rename(checkout.parent / "moved")
+
+    code, out, err = finish(start(moved, "x"))
+
+    assert "making" in err
+    assert (0, b"x\0") == (code, out)
+
+
+def test_two_first_starts_take_turns(checkout):
+    """The second waits, says so, and installs nothing again."""
+    (checkout.parent / "slow").touch()
+    first = start(checkout, "1")
+    wait_for((checkout.parent / "pip.pid").exists)
+    second = start(checkout, "2")
+    wait_for(lambda: b"waiting" in second.stderr.readline())
+    (checkout.parent / "slow").unlink()
+
+    assert [0, 0] == [finish(first)[0], finish(second)[0]]
+    assert 1 == steps(checkout).count("begin torch==2.13.0")
+
+
+def test_a_stopped_installation_is_taken_up_again(checkout):
+    """SIGTERM ends the installer too; the next start does not take the rest for done."""
+    (checkout.parent / "slow").touch()
+    first = start(checkout)
+    wait_for((checkout.parent / "pip.pid").exists)
+    first.terminate()
+    code, _, err = finish(first)
+    pip = Path("/proc") / (checkout.parent / "pip.pid").read_text().strip()
+    wait_for(lambda: not pip.exists())
+    (checkout.parent / "slow").unlink()
+
+    assert 143 == code
+    assert "the next start goes on" in err
+    assert (0, b"x\0") == finish(start(checkout, "x"))[:2]
+
+
+def test_a_half_written_package_is_swept_before_pip_looks(checkout):
+    """For pip a package counts as installed once its metadata lies there, whatever is missing beside it."""
+    finish(start(checkout))
+    packages = checkout / ".venv/lib/python3/site-packages"
+    (packages / "torch-2.13.0.dist-info").mkdir()
+    (checkout / ".venv/.guardian/train.stamp").unlink()
+
+    finish(start(checkout))
+
+    assert ["pip-1.dist-info"] == [part.name for part in packages.iterdir()]
+
+
+def test_deepspeed_may_fail_and_is_not_tried_at_every_start(checkout):
+    """It builds from source: where that fails the rest works, in one line."""
+    (checkout.parent / "no-deepspeed").touch()
+
+    code, out, err = finish(start(checkout, "x"))
+
+    assert (0, b"x\0") == (code, out)
+    assert 1 == err.count("deepspeed did not install")
+    assert (0, b"x\0", "") == finish(start(checkout, "x"))
+
+
+def test_without_a_python_the_line_names_the_fix(checkout):
+    """One line, and the exit code of a host that stands in the way."""
+    bare = checkout.parent / "bare"
+    bare.mkdir()
+    (bare / "python3").write_text(f"#!{BASH}\nexit 1\n")
+    (bare / "python3").chmod(0o755)
+
+    code, out, err = finish(start(checkout, path=str(bare)))
+
+    assert (3, b"", 1) == (code, out, err.count("\n"))
+    assert "install Python 3.10" in err
+
+
+def test_the_real_scripts_are_executable():
+    """A fresh clone runs them by name."""
+    assert all(os.access(ROOT / name, os.X_OK) for name in ("bin/guardian", "bin/test", "bin/check", ".ci/run"))
