@@ -1,0 +1,665 @@
+"""The companion: counts and tells, from inside a training job, what only the job can know.
+
+It must never cost the run. Every piece that runs inside the job is guarded: a failure is told in the heartbeat,
+the third one turns the piece off, and the job goes on. Nothing is written before a training loop begins: data
+loader workers that import the job's script again carry the same rank. It runs in the job's Python, so it stands
+alone on the standard library, in the syntax of Python 3.8, and torch is whatever the job has loaded.
+"""
+
+import functools
+import json
+import numbers
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+
+# What these mean, and what the heartbeat's lines hold, stands in guardian/core/wire.py; a test compares them.
+ENV_DIR = "GUARDIAN_DIR"
+ENV_SPEC = "GUARDIAN_SPEC"
+WIRE_VERSION = 1
+CONTROL = "control.json"
+HEARTBEAT = "heartbeat.{rank}.jsonl"
+COMPANION_KNOBS = frozenset({"fingerprint", "restore_batch", "restore_intervals"})
+
+FAILURES_ALLOWED = 3
+TEXT_LIMIT = 2000  # characters of an exception's message that are told
+
+
+# --- telling ---------------------------------------------------------------------------------------------------
+
+
+class Heartbeat:
+    """This process's file in the attempt's folder. What cannot be written is lost, and the job goes on."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.path = None
+        self.held = []
+        self.torn = False
+
+    def open(self, rank):
+        self.path = os.path.join(self.folder, HEARTBEAT.format(rank=rank))
+
+    def tell(self, event, **facts):
+        """One line, with one write. What comes before the first training loop is held back until it begins."""
+        self.held.append(json.dumps(dict({"t": round(time.time(), 3), "ev": event}, **facts), default=str))
+        if self.path is not None:
+            lines, self.held = self.held, []
+            for line in lines:
+                self.append(line)
+
+    def append(self, line):
+        data = (("\n" if self.torn else "") + line + "\n").encode()
+        try:
+            # Opened for each line (5 us): a job may close, or reuse, the descriptors it does not know.
+            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                self.torn = os.write(file, data) < len(data)  # a disk that fills up takes half a line
+            finally:
+                os.close(file)
+        except OSError:
+            pass
+
+
+def guarded(piece):
+    """A method of the companion whose failure is told and never reaches the job."""
+    name = piece.__name__
+
+    @functools.wraps(piece)
+    def run(self, *args, **kwargs):
+        failed = self.failures.get(name, 0)
+        if failed >= FAILURES_ALLOWED:
+            return None
+        try:
+            return piece(self, *args, **kwargs)
+        except Exception as error:
+            self.failures[name] = failed + 1
+            off = failed + 1 >= FAILURES_ALLOWED
+            self.heartbeat.tell("error", where=name, err=known(described, error), off=off)
+            return None
+
+    return run
+
+
+def described(error):
+    place = error.__traceback__
+    while place.tb_next is not None:
+        place = place.tb_next
+    code = place.tb_frame.f_code
+    where = f"{os.path.basename(code.co_filename)}:{place.tb_lineno}"
+    return f"{type(error).__name__}: {str(error)[:TEXT_LIMIT]} ({where})"
+
+
+def known(read, *args):
+    """What can be read; None where it cannot: a version of a framework without it, a device that is gone."""
+    try:
+        return read(*args)
+    except Exception:
+        return None
+
+
+# --- counting --------------------------------------------------------------------------------------------------
+
+
+class Late:
+    """Numbers on their way from the device to the host; neither of the two stops for it."""
+
+    def __init__(self, scalars):
+        torch = sys.modules["torch"]
+        self.numbers = torch.stack(scalars)
+        self.event = None
+        if self.numbers.is_cuda:
+            stream = torch.cuda.current_stream(self.numbers.device)
+            self.numbers = self.numbers.to("cpu", non_blocking=True)  # into pinned memory
+            self.event = torch.cuda.Event()
+            self.event.record(stream)
+
+    def arrived(self):
+        return self.event is None or self.event.query()
+
+    def read(self):
+        """Wait, if need be, until the device has come to where the numbers were asked for; not for what follows."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.numbers.tolist()
+
+
+class Tally:
+    """What entered forward on this rank in one optimizer step."""
+
+    def __init__(self):
+        self.batches = 0
+        self.rows = 0
+        self.tokens = 0
+        self.hashed = True  # each batch so far
+        self.waiting = []
+
+    def add(self, inputs, fingerprinted):
+        batch = leading(inputs)
+        if batch is None:
+            return
+        self.batches += 1
+        self.rows += batch.shape[0]
+        ids, mask = inputs.get("input_ids"), mask_of(inputs, batch)
+        scalars = {}
+        if mask is None:
+            self.tokens += batch.shape[0] * (batch.shape[1] if batch.dim() > 1 else 1)
+        else:
+            scalars["tokens"] = mask.sum()
+        self.hashed = self.hashed and fingerprinted and batch is ids and ids.dim() == 2
+        if self.hashed:
+            labels, positions = like(ids, inputs, "labels"), like(ids, inputs, "position_ids")
+            scalars["fingerprint"] = fingerprint(ids, mask, labels, positions)
+        if scalars:
+            self.waiting.append((list(scalars), Late(list(scalars.values()))))
+
+    def facts(self):
+        """For the step's line; nothing where no batch was seen: unknown, which is not zero."""
+        if not self.batches:
+            return {}
+        sums = {"tokens": self.tokens, "fingerprint": 0}
+        for names, late in self.waiting:
+            for name, number in zip(names, late.read()):
+                sums[name] += number
+        facts = {"rows": self.rows, "tokens": sums["tokens"]}
+        if self.hashed:
+            facts["fp"] = format(sums["fingerprint"] % 2**64, "016x")
+        return facts
+
+
+def named(args, kwargs):
+    """The arguments of a forward by name; positional ones by their place."""
+    inputs = {}
+    for place, value in enumerate(args):
+        inputs.update(value if isinstance(value, Mapping) else {place: value})
+    inputs.update(kwargs)
+    return inputs
+
+
+def leading(inputs):
+    """The tensor whose first dimension is the batch."""
+    candidates = [inputs.get("input_ids"), inputs.get("inputs_embeds"), *inputs.values()]
+    return next((value for value in candidates if is_tensor(value) and value.dim()), None)
+
+
+def is_tensor(value):
+    return isinstance(value, sys.modules["torch"].Tensor)
+
+
+def mask_of(inputs, batch):
+    """True at the real tokens, from a plain attention mask."""
+    mask = inputs.get("attention_mask")
+    return mask != 0 if is_tensor(mask) and mask.dim() == 2 and mask.shape == batch.shape[:2] else None
+
+
+def like(ids, inputs, name):
+    value = inputs.get(name)
+    return value if is_tensor(value) and value.shape == ids.shape else None
+
+
+def fingerprint(ids, mask, labels, positions):
+    """The sum over the rows of a 64-bit hash, on the batch's device.
+
+    Neither the order of the rows, nor how they are split into batches, nor padding and its side change it; one
+    token, its place or its label does. Sums of batches and ranks add up modulo 2^64. In a batch without padding
+    (one long row whose position_ids start again) each sequence counts as a row.
+    """
+    torch = sys.modules["torch"]
+    integer = torch.int64
+    packed = mask is None and positions is not None and ids.shape[0] == 1
+    real = torch.ones_like(ids, dtype=integer) if mask is None else mask.to(integer)
+    place = positions.to(integer) + 1 if packed else real.cumsum(1)
+    tokens = ids.to(integer) + (place << 32)
+    if labels is not None:
+        tokens = tokens ^ ((labels.to(integer) + 101) << 17)
+    hashes = mixed(tokens) * real
+    if not packed:
+        return mixed(hashes.sum(1) + 1).sum()
+    # The number of sequences stays on the device: room for as many as there are tokens, the empty ones masked out.
+    sequence = (positions[0] == 0).to(integer).cumsum(0).sub(1).clamp_(min=0)
+    sums = torch.zeros_like(sequence).index_add_(0, sequence, hashes[0])
+    filled = torch.arange(sequence.shape[0], device=ids.device) <= sequence[-1]
+    return (mixed(sums + 1) * filled).sum()
+
+
+def mixed(x):
+    """A bijective scramble of 64 bits (constants of splitmix64); int64 wraps on every device."""
+    x = x * -7046029254386353131
+    x = x ^ (x >> 29)
+    x = x * -4658895280553007687
+    return x ^ (x >> 32)
+
+
+# --- one training loop -----------------------------------------------------------------------------------------
+
+
+class Signals:
+    """Notes that a signal reached a handler of the job's own; where the default stands, it stays."""
+
+    WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+    # Handlers are looked for while the loop starts up, not for ever: two parties that each wrap the other's
+    # handler at every step would build an endless chain.
+    LOOKS = 4
+
+    def __init__(self):
+        self.heard = False
+        self.looks = 0
+        self.wrapped = {}
+
+    def look(self):
+        if self.looks == self.LOOKS or threading.current_thread() is not threading.main_thread():
+            return
+        self.looks += 1
+        for signum in self.WATCHED:
+            handler = signal.getsignal(signum)
+            ours, _ = self.wrapped.get(signum, (None, None))
+            if callable(handler) and handler is not signal.default_int_handler and handler is not ours:
+                ours = functools.partial(self.hear, handler)
+                self.wrapped[signum] = (ours, handler)
+                signal.signal(signum, ours)
+
+    def hear(self, handler, signum, frame):
+        self.heard = True
+        return handler(signum, frame)
+
+    def leave(self):
+        if threading.current_thread() is threading.main_thread():
+            for signum, (ours, handler) in self.wrapped.items():
+                if signal.getsignal(signum) is ours:
+                    signal.signal(signum, handler)
+
+
+class Loop:
+    """The state of one training loop on this rank."""
+
+    def __init__(self, output_dir):
+        self.output_dir = output_dir
+        self.phase = "train"
+        self.tally = Tally()
+        self.lr = None
+        self.loss = None  # summed on the device over the micro-batches of the step at hand
+        self.late_loss = None  # (step, Late) of the step before, where reading at once would make the host wait
+        self.control_seen = None
+        self.control = {}
+        self.stopped = False  # by our control file
+        self.signals = Signals()
+
+    def add_loss(self, loss):
+        loss = loss.detach().to(sys.modules["torch"].float32, copy=True)
+        self.loss = loss if self.loss is None else self.loss + loss
+
+    def losses(self, step):
+        """What can be told of the loss at the end of this step, as a part of its line."""
+        if self.loss is None:
+            return {}
+        own, self.loss = (step, Late([self.loss])), None
+        if own[1].event is None:
+            return told_loss(own)
+        before, self.late_loss = self.late_loss, own
+        return told_loss(before) if before else {}
+
+    def last_loss(self):
+        """The loss of the last finished step where it was not told yet; not waited for: the device may be gone."""
+        late, self.late_loss = self.late_loss, None
+        return told_loss(late) if late and late[1].arrived() else {}
+
+
+def told_loss(late):
+    step, number = late
+    return {"loss": [step, number.read()[0]]}
+
+
+class Companion:
+    """The callback that joins every trainer. Outside a training loop `loop` is None and nothing is told."""
+
+    heartbeat = None
+    knobs = frozenset()
+
+    def __init__(self):
+        self.failures = {}
+        self.trainer = None
+        self.resumed_from = None
+        self.loop = None
+
+    # What the trainer's callback handler calls.
+
+    def on_train_begin(self, args, state, _control, train_dataloader=None, **_):
+        self.restore_intervals(args, state)
+        self.begin(args, state, train_dataloader)
+        self.look_for_handlers()
+
+    def on_step_begin(self, _args, state, _control, **_):
+        self.enter("train", state)  # a job may have caught what an evaluation or a save threw
+
+    def on_step_end(self, _args, state, control, **_):
+        self.step_done(state)
+        self.obey(state, control)
+        self.look_for_handlers()
+
+    @guarded
+    def on_log(self, _args, state, _control, logs=None, **_):
+        if self.loop is not None:
+            self.heartbeat.tell("log", step=state.global_step, logs=plain(logs or {}))
+
+    @guarded
+    def on_train_end(self, args, state, control, **_):
+        if self.loop is not None:
+            by = self.ended_by(args, state, control)
+            loss = known(self.loop.last_loss) or {}
+            self.heartbeat.tell("end", step=state.global_step, max_steps=state.max_steps, by=by, **loss)
+            self.leave()
+
+    # The begin and the end of a loop.
+
+    @guarded
+    def enter_loop(self, trainer, args, kwargs):
+        """Before the trainer sets up its loop; returns the arguments for it."""
+        self.trainer = trainer
+        self.resumed_from = kwargs.get("resume_from_checkpoint", args[2] if len(args) > 2 else None)
+        return with_own_batch(trainer, args, kwargs) if "restore_batch" in self.knobs else (args, kwargs)
+
+    @guarded
+    def restore_intervals(self, args, state):
+        """A resumed state carries the intervals of the run that wrote it, and they win over the command line."""
+        if "restore_intervals" in self.knobs and hasattr(state, "compute_steps"):
+            state.compute_steps(args, state.max_steps)
+
+    @guarded
+    def begin(self, args, state, loader):
+        self.loop = Loop(os.path.abspath(args.output_dir))
+        self.heartbeat.open(args.process_index)
+        self.heartbeat.tell(
+            "hello",
+            v=WIRE_VERSION,
+            pid=os.getpid(),
+            rank=args.process_index,
+            local_rank=args.local_process_index,
+            world=args.world_size,
+            step=state.global_step,
+            max_steps=state.max_steps,
+            steps_per_epoch=known(steps_per_epoch, loader, args.gradient_accumulation_steps),
+            save_steps=state.save_steps if args.save_strategy == "steps" else None,
+            logging_steps=state.logging_steps if args.logging_strategy == "steps" else None,
+            learning_rate=args.learning_rate,
+            output_dir=self.loop.output_dir,
+            trainer=type(self.trainer).__name__ if self.trainer is not None else None,
+            resumed_from=os.path.abspath(self.resumed_from) if self.resumed_from else None,
+            versions=versions(),
+            **batch_facts(self.trainer, args, loader),
+        )
+
+    def ended_by(self, args, state, control):
+        if state.global_step >= state.max_steps:
+            return "max_steps" if args.max_steps > 0 else "epochs"
+        if self.loop.stopped:
+            return "guardian"
+        if self.loop.signals.heard:
+            return "signal"
+        return "trainer" if control.should_training_stop else "epochs"
+
+    @guarded
+    def failed(self, error):
+        if self.loop is not None:
+            text = known(lambda: str(error)[:TEXT_LIMIT])
+            loss = known(self.loop.last_loss) or {}
+            step = self.trainer.state.global_step
+            self.heartbeat.tell("exc", step=step, type=type(error).__name__, text=text, **loss)
+
+    @guarded
+    def leave(self):
+        """However the loop ended: nothing of the job is held any longer."""
+        loop, self.loop, self.trainer, self.resumed_from = self.loop, None, None, None
+        if loop is not None:
+            loop.signals.leave()
+
+    # Within a step.
+
+    @guarded
+    def enter_micro_step(self, trainer, model):
+        """Watch the model for the length of one micro-step; returns the hook's handle.
+
+        Not longer: whoever copies or pickles the model between the steps must not find us in it. The model is the
+        outermost one (DDP, the DeepSpeed engine, a compiled module): no recomputation calls its forward again.
+        """
+        if self.loop is None:
+            return None
+        self.loop.lr = known(learning_rate, trainer.optimizer)
+        if getattr(model, "_compiled_call_impl", None) is not None:
+            return None  # compiled in place: a hook would be traced, and could break the job's full graph
+        return model.register_forward_pre_hook(self.forward_entered, with_kwargs=True)
+
+    @guarded
+    def forward_entered(self, model, args, kwargs):
+        torch = sys.modules["torch"]
+        # Without gradients nothing is learnt from it: generation and reference passes within a step.
+        if self.loop is not None and model.training and torch.is_grad_enabled():
+            with torch.no_grad():
+                self.loop.tally.add(named(args, kwargs), "fingerprint" in self.knobs)
+
+    @guarded
+    def leave_micro_step(self, loss):
+        if self.loop is not None:
+            self.loop.add_loss(loss)
+
+    @guarded
+    def step_done(self, state):
+        loop, step = self.loop, state.global_step
+        if loop is not None:
+            tally, loop.tally = loop.tally, Tally()
+            lr = {} if loop.lr is None else {"lr": loop.lr}
+            self.heartbeat.tell("step", step=step, **tally.facts(), **lr, **loop.losses(step))
+
+    @guarded
+    def obey(self, state, control):
+        """Save, or save and stop, at the step that the control file names: at that step only, as all ranks must."""
+        if self.loop is None:
+            return
+        self.read_control(state.global_step)
+        if self.loop.control.get("save_at") == state.global_step:
+            control.should_save = True
+            if self.loop.control.get("stop"):
+                control.should_training_stop = True
+                self.loop.stopped = True
+
+    def read_control(self, step):
+        path = os.path.join(self.heartbeat.folder, CONTROL)
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return
+        seen = (status.st_mtime_ns, status.st_ino, status.st_size)
+        if seen == self.loop.control_seen:
+            return
+        self.loop.control_seen = seen
+        with open(path, "rb") as file:
+            control = json.loads(file.read())
+        if not isinstance(control, dict):
+            raise TypeError("the control file holds no object")
+        self.loop.control = control
+        self.heartbeat.tell("ack", id=control.get("id"), step=step, save_at=control.get("save_at"))
+
+    @guarded
+    def look_for_handlers(self):
+        if self.loop is not None:
+            self.loop.signals.look()
+
+    # Around evaluations and saves.
+
+    @guarded
+    def enter(self, phase, state):
+        """The phase that was left; None outside a training loop."""
+        if self.loop is None:
+            return None
+        before, self.loop.phase = self.loop.phase, phase
+        if before != phase:
+            self.heartbeat.tell("phase", phase=phase, step=state.global_step)
+        return before
+
+    @guarded
+    def saved(self, state):
+        path = os.path.join(self.loop.output_dir, f"checkpoint-{state.global_step}")
+        self.heartbeat.tell("saved", step=state.global_step, path=path)
+
+
+# --- facts of the trainer --------------------------------------------------------------------------------------
+
+
+def with_own_batch(trainer, args, kwargs):
+    """The loop's arguments with the batch of the command line.
+
+    transformers 4.x restores the batch of trainer_state.json whatever the arguments say, so that 8 x 2 resumed as
+    4 x 4 would run 8 x 4.
+    """
+    own = trainer.args.train_batch_size
+    if trainer.args.auto_find_batch_size or own == claimed_batch(trainer, trainer.args):
+        return args, kwargs
+    trainer._train_batch_size = own  # noqa: SLF001 - the trainer has no other name for it
+    return ((own, *args[1:]), kwargs) if args else (args, dict(kwargs, batch_size=own))
+
+
+def claimed_batch(trainer, args):
+    return getattr(trainer, "_train_batch_size", args.train_batch_size)
+
+
+def batch_facts(trainer, args, loader):
+    """The parts of the effective batch as they are, not as they were asked for."""
+    claimed = claimed_batch(trainer, args)
+    sampler = getattr(loader, "batch_sampler", None)
+    sampled = None if getattr(sampler, "split_batches", False) else getattr(sampler, "batch_size", None)
+    device_batch = sampled if isinstance(sampled, int) else claimed
+    accumulation = args.gradient_accumulation_steps
+    total = known(lambda: trainer.get_total_train_batch_size(args))  # knows of tensor and sequence parallel ranks
+    data_parallel = total // (claimed * accumulation) if total else args.world_size
+    return {
+        "device_batch": device_batch,
+        "batch_argument": args.per_device_train_batch_size,
+        "accumulation": accumulation,
+        "data_parallel": data_parallel,
+        "effective_batch": device_batch * accumulation * data_parallel,
+    }
+
+
+def steps_per_epoch(loader, accumulation):
+    return max(-(-len(loader) // accumulation), 1)
+
+
+def learning_rate(optimizer):
+    """What the coming optimizer step uses. DeepSpeed steps, schedule and all, within the micro-step's backward."""
+    lr = optimizer.param_groups[0]["lr"]
+    return None if getattr(lr, "is_cuda", False) else float(lr)
+
+
+def versions():
+    """Of what is loaded: importing or looking up more would cost the job time."""
+    names = ("torch", "transformers", "peft", "accelerate", "deepspeed")
+    found = {name: getattr(sys.modules.get(name), "__version__", None) for name in names}
+    return dict({"python": sys.version.split()[0]}, **{name: str(one) for name, one in found.items() if one})
+
+
+def plain(logs):
+    """The numbers and strings among what the trainer logged."""
+    kept = {}
+    for name, value in logs.items():
+        if isinstance(value, str):
+            kept[str(name)] = value[:TEXT_LIMIT]
+        elif isinstance(value, numbers.Integral):
+            kept[str(name)] = int(value)
+        elif isinstance(value, numbers.Real):
+            kept[str(name)] = float(value)
+    return kept
+
+
+# --- joining the trainer ---------------------------------------------------------------------------------------
+
+
+def install(trainer_module):
+    """Join every trainer that the module's classes will make. Class attributes: subclasses are reached too."""
+    trainer_class = trainer_module.Trainer
+    if hasattr(trainer_class, "guardian_companion"):
+        return  # guardians may be nested, each with a loader
+    heartbeat = Heartbeat(os.environ[ENV_DIR])
+    parts = {"heartbeat": heartbeat, "knobs": knobs(heartbeat)}
+    callback = type("GuardianCallback", (Companion, trainer_module.TrainerCallback), parts)
+    trainer_class.guardian_companion = callback
+    join_handlers(trainer_module.CallbackHandler, callback)
+    around(trainer_class, "_inner_training_loop", watch_loop)
+    around(trainer_class, "training_step", watch_micro_step)
+    around(trainer_class, "evaluate", watch_evaluation)
+    around(trainer_class, "evaluation_loop", watch_evaluation)
+    around(trainer_class, "_save_checkpoint", watch_save)
+
+
+def knobs(heartbeat):
+    try:
+        spec = json.loads(os.environ.get(ENV_SPEC) or "{}")
+        return frozenset(name for name in COMPANION_KNOBS if spec.get(name))
+    except Exception as error:
+        heartbeat.tell("error", where="knobs", err=known(described, error), off=True)
+        return frozenset()
+
+
+def join_handlers(handler_class, callback):
+    original = handler_class.__init__
+
+    @functools.wraps(original)
+    def joined(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        self.callbacks.append(callback())
+
+    handler_class.__init__ = joined
+
+
+def around(trainer_class, name, watch):
+    original = getattr(trainer_class, name)
+
+    @functools.wraps(original)
+    def watched(self, *args, **kwargs):
+        callbacks = getattr(getattr(self, "callback_handler", None), "callbacks", ())
+        companion = next((one for one in callbacks if isinstance(one, Companion)), None)
+        if companion is None:  # taken out by the job
+            return original(self, *args, **kwargs)
+        return watch(companion, original, self, *args, **kwargs)
+
+    setattr(trainer_class, name, watched)
+
+
+def watch_loop(companion, original, trainer, *args, **kwargs):
+    args, kwargs = companion.enter_loop(trainer, args, kwargs) or (args, kwargs)
+    try:
+        return original(trainer, *args, **kwargs)
+    except BaseException as error:
+        companion.failed(error)
+        raise
+    finally:
+        companion.leave()
+
+
+def watch_micro_step(companion, original, trainer, *args, **kwargs):
+    hook = companion.enter_micro_step(trainer, kwargs["model"] if "model" in kwargs else args[0])
+    try:
+        loss = original(trainer, *args, **kwargs)
+    finally:
+        if hook is not None:
+            hook.remove()
+    companion.leave_micro_step(loss)
+    return loss
+
+
+def watch_evaluation(companion, original, trainer, *args, **kwargs):
+    before = companion.enter("eval", trainer.state)
+    result = original(trainer, *args, **kwargs)
+    if before:  # after an exception the phase stays: it says where the job failed
+        companion.enter(before, trainer.state)
+    return result
+
+
+def watch_save(companion, original, trainer, *args, **kwargs):
+    before = companion.enter("save", trainer.state)
+    result = original(trainer, *args, **kwargs)
+    if before:
+        companion.saved(trainer.state)
+        companion.enter(before, trainer.state)
+    return result
