@@ -1,1 +1,37 @@
-"""What guardian knows of each training framework's command line, one family per file."""
+"""What guardian knows of each training framework's command line, one family per file.
+
+A command that no adapter recognises is started, watched, explained and restarted as it is, never edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from guardian.core.adapters import embedded
+from guardian.core.events import Edit
+from guardian.core.job import JobSpec, ReadConfig
+
+Argv = tuple[str, ...]
+
+
+class Adapter(Protocol):
+    """One framework's language. `argv` is always the user's command as given, or one that `resume` made of it."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """What the command means."""
+
+    def launch_argv(self, argv: Argv, python: str) -> Argv:
+        """What is executed for the command; `python` runs what guardian brings itself."""
+
+    def resume(self, argv: Argv, checkpoint: str, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
+        """The command that goes on from a checkpoint and saves beside it, and what was changed.
+
+        `output_dir` is the folder that the job itself named; None: it never said.
+        """
+
+
+def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Adapter | None:
+    """The adapter that understands the command, or None."""
+    return embedded.recognise(argv, env, read_config)

@@ -1,0 +1,254 @@
+"""The command line of the trainer that guardian brings: ms-swift's argument names, ms-swift's rules.
+
+`sft ...`, the same with the verb left out, or `python -m guardian.trainer ...`. A JSON or YAML file may come first;
+its keys stand for `--key value`, and what the command line says wins.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from guardian.core import commandline
+from guardian.core.events import Edit
+from guardian.core.job import KNOBS, Finding, JobSpec, ReadConfig, Value, effective_batch
+from guardian.errors import UserError
+
+Argv = tuple[str, ...]
+Pairs = tuple[tuple[str, tuple[str, ...]], ...]
+
+FAMILY = "embedded"
+MODULE = "guardian.trainer"
+VERB = "sft"
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
+WANTED_BATCH = 16
+"""With accumulation left out, as many micro steps as make at least this many rows per optimizer step."""
+
+NAMES = {
+    "device_batch": "per_device_train_batch_size",
+    "accumulation": "gradient_accumulation_steps",
+    "workers": "dataloader_num_workers",
+    "learning_rate": "learning_rate",
+    "warmup_ratio": "warmup_ratio",
+    "dtype": "torch_dtype",
+    "max_length": "max_length",
+    "eval_batch": "per_device_eval_batch_size",
+    "save_steps": "save_steps",
+    "output_dir": "output_dir",
+    "resume_from": "resume_from_checkpoint",
+    "deepspeed": "deepspeed",
+}
+"""What each knob is called on the command line; the number of ranks comes from the environment."""
+WHOLE = frozenset({"device_batch", "accumulation", "workers", "max_length", "eval_batch"})
+NUMBERS = frozenset({"learning_rate", "warmup_ratio", "save_steps"})
+
+# The trainer's own defaults; a test holds them to its tables.
+DEFAULTS: dict[str, Value] = {
+    "device_batch": 1,
+    "workers": 0,
+    "warmup_ratio": 0.0,
+    "dtype": "auto",
+    "eval_batch": 1,
+    "save_steps": 500,
+}
+DEMO_MODEL = "demo"
+DEMO_DEFAULTS: dict[str, Value] = {
+    "device_batch": 4,
+    "learning_rate": 3e-3,
+    "dtype": "float32",
+    "max_length": 512,
+    "save_steps": 20,
+}
+LEARNING_RATES = {"full": 1e-5, "lora": 1e-4}
+"""Where neither the command nor the model `demo` says."""
+
+_PYTHON = re.compile(r"(.*/)?(python|pypy)[\d.]*")
+# Options of the interpreter that take the next word as their value (python --help); -m ends them.
+_PYTHON_WITH_VALUE = frozenset({"-W", "-X", "--check-hash-based-pycs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A command of our own trainer."""
+
+    spec: JobSpec
+    config: Pairs | None = ()
+    """What the configuration file gives, as words; None: it could not be read."""
+
+    def launch_argv(self, argv: Argv, python: str) -> Argv:
+        """What is executed: the user's Python where the command names one, else guardian's."""
+        head, rest = _split(argv) or ((), argv)
+        if head and head[0] != VERB:
+            return argv
+        return (python, "-m", MODULE, VERB, *rest)
+
+    def resume(self, argv: Argv, checkpoint: str, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
+        """The command from a checkpoint on, saving into the folder that it lies in unless the job named another."""
+        head, rest = _split(argv) or ((), argv)
+        wanted = (
+            ("resume_from", "resume_from_checkpoint", checkpoint),
+            ("output_dir", "output_dir", output_dir or checkpoint.rstrip("/").rpartition("/")[0] or "/"),
+            # Otherwise every start makes a new folder v<N>-<time>, and the run's checkpoints lie scattered.
+            ("add_version", "add_version", "false"),
+        )
+        edits = []
+        for knob, name, new in wanted:
+            old = _Words(rest, self.config).text(name)
+            rest = commandline.set_value(rest, new, name)
+            if old != new:
+                edits.append(Edit(knob, old, new, "resume"))
+        return (*head, *rest), tuple(edits)
+
+
+def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Embedded | None:
+    """The adapter, or None where the command is not one of our trainer."""
+    parts = _split(argv)
+    if parts is None:
+        return None
+    head, rest = parts
+    findings: list[Finding] = []
+    words = _Words(rest, _config(rest, read_config, findings))
+    asked = {**words.environment(), **env}
+    values, implicit = _read(words, asked, findings)
+    spec = JobSpec(
+        family=FAMILY,
+        launcher="torchrun" if {"NPROC_PER_NODE", "NNODES"} & asked.keys() else "python",
+        interpreter=head[0] if head and head[0] != VERB else None,
+        argv=argv,
+        knobs=tuple((name, values[name]) for name in KNOBS),
+        implicit=tuple(name for name in KNOBS if name in implicit),
+        effective_batch=effective_batch(values["device_batch"], values["accumulation"], values["world_size"]),
+        findings=tuple(findings),
+    )
+    return Embedded(spec, words.config)
+
+
+def _split(argv: Argv) -> tuple[Argv, Argv] | None:
+    """What starts the trainer and what it is told, or None where the command starts something else."""
+    if not argv:
+        return None
+    if argv[0] == VERB:
+        return argv[:1], argv[1:]
+    if argv[0].startswith("--"):
+        return (), argv
+    if not _PYTHON.fullmatch(argv[0]):
+        return None
+    at = 1
+    while at < len(argv) and argv[at].startswith("-") and argv[at] != "-m":
+        at += 2 if argv[at] in _PYTHON_WITH_VALUE else 1
+    if argv[at : at + 2] != ("-m", MODULE):
+        return None
+    at += 2
+    at += argv[at : at + 1] == (VERB,)
+    return argv[:at], argv[at:]
+
+
+# --- what the words mean -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What is given, in the command and in the file before it."""
+
+    rest: Argv
+    config: Pairs | None
+    """None: there is a file and it cannot be read."""
+
+    def text(self, *names: str) -> str | None:
+        """The value as written: the command line's, else the file's."""
+        found = commandline.value(self.rest, *names)
+        if found is not None:
+            return found
+        return next((words[0] for name, words in reversed(self.config or ()) if name in names and words), None)
+
+    def environment(self) -> dict[str, str]:
+        """The mapping under ENV, which the trainer sets where the environment does not."""
+        text = next((words[0] for name, words in self.config or () if name == "ENV" and words), "{}")
+        try:
+            asked = json.loads(text)
+        except ValueError:
+            return {}
+        return {str(k): str(v) for k, v in asked.items()} if isinstance(asked, dict) else {}
+
+
+def _read(words: _Words, env: Mapping[str, str], findings: list[Finding]) -> tuple[dict[str, Value], set[str]]:
+    """Each knob's value, and the names of those that nobody gave."""
+    texts = {knob: words.text(name) for knob, name in NAMES.items()}
+    values: dict[str, Value] = {k: _value(k, text, findings) for k, text in texts.items() if text is not None}
+    absent = {knob for knob, text in texts.items() if text is None}
+    values["world_size"] = _world_size(env, findings)
+    if words.config is None:
+        # What the command line leaves to a file that nobody could read is unknown.
+        return {**dict.fromkeys(absent), **values}, set()
+    defaults = _defaults(words, values)
+    implicit = absent if "NPROC_PER_NODE" in env else absent | {"world_size"}
+    return {**{knob: defaults.get(knob) for knob in absent}, **values}, implicit
+
+
+def _defaults(words: _Words, given: dict[str, Value]) -> dict[str, Value]:
+    """What the trainer takes where nothing is given."""
+    model = words.text("model")
+    tuner = words.text("tuner_type", "train_type") or "lora"
+    defaults = {
+        "learning_rate": LEARNING_RATES.get(tuner),
+        **DEFAULTS,
+        **(DEMO_DEFAULTS if model == DEMO_MODEL else {}),
+    }
+    if model:
+        defaults["output_dir"] = f"output/{model.rstrip('/').rpartition('/')[2]}"
+    device_batch = given.get("device_batch", defaults["device_batch"])
+    return {**defaults, "accumulation": _accumulation(device_batch, given["world_size"])}
+
+
+def _accumulation(device_batch: Value, world_size: Value) -> int | None:
+    if not isinstance(device_batch, int) or not isinstance(world_size, int) or device_batch < 1 or world_size < 1:
+        return None
+    return max(1, math.ceil(WANTED_BATCH / (device_batch * world_size)))
+
+
+def _world_size(env: Mapping[str, str], findings: list[Finding]) -> int | None:
+    world = 1
+    for name in ("NPROC_PER_NODE", "NNODES"):
+        text = env.get(name, "1")
+        if not re.fullmatch(r"[1-9]\d{0,5}", text):
+            findings.append(Finding("world-size", "warning", f"{name}={text}: the number of ranks is unknown"))
+            return None
+        world *= int(text)
+    return world
+
+
+def _value(knob: str, text: str, findings: list[Finding]) -> Value:
+    try:
+        if knob in WHOLE:
+            return int(text)
+        if knob in NUMBERS:
+            return int(text) if re.fullmatch(r"-?\d{1,18}", text) else float(text)
+    except ValueError:
+        kind = "a whole number" if knob in WHOLE else "a number"
+        findings.append(Finding("not-a-number", "error", f"--{NAMES[knob]} {text}: is not {kind}", f"give {kind}"))
+        return None
+    return text
+
+
+# --- the configuration file ----------------------------------------------------------------------------------
+
+
+def _config(rest: Argv, read_config: ReadConfig, findings: list[Finding]) -> Pairs | None:
+    path = rest[0] if rest else ""
+    if path.startswith("-") or not path.endswith(CONFIG_SUFFIXES):
+        return ()
+    try:
+        content = read_config(path)
+    except UserError as error:
+        findings.append(Finding("config-unreadable", "warning", f"{path}: {error}; what it says is unknown here"))
+        return None
+    return tuple((str(key).replace("-", "_"), _as_words(value)) for key, value in content.items() if value is not None)
+
+
+def _as_words(value: object) -> tuple[str, ...]:
+    """The words that one would have written on the command line."""
+    items = value if isinstance(value, list) else [value]
+    return tuple(item if isinstance(item, str) else json.dumps(item, default=str) for item in items)

@@ -1,0 +1,79 @@
+"""What a command means: the numbers behind it, whoever gave them, and what could not be understood.
+
+`None` for a knob means that its value is unknown or left to the machine; `implicit` names the knobs that neither the
+command nor its configuration file gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Value = int | float | str | None
+ReadConfig = Callable[[str], Mapping[str, object]]
+"""Reads a configuration file that a command names. Raises UserError with the reason where it cannot."""
+
+KNOBS = (
+    "device_batch",
+    "accumulation",
+    "world_size",
+    "workers",
+    "learning_rate",
+    "warmup_ratio",
+    "dtype",
+    "max_length",
+    "eval_batch",
+    "save_steps",
+    "output_dir",
+    "resume_from",
+    "deepspeed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about a command that a person should know before it runs."""
+
+    id: str
+    severity: str
+    """`error`, `warning` or `advice`."""
+    message: str
+    fix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A command, understood as far as it can be."""
+
+    family: str | None
+    """The adapter that recognised it; None: it is started and restarted as it is."""
+    launcher: str | None
+    """What starts the ranks: `python` or `torchrun`."""
+    interpreter: str | None
+    """The Python that the command names; None: it names none."""
+    argv: tuple[str, ...]
+    knobs: tuple[tuple[str, Value], ...]
+    """Every name of KNOBS, in that order."""
+    implicit: tuple[str, ...]
+    effective_batch: int | None
+    findings: tuple[Finding, ...] = ()
+
+    def knob(self, name: str) -> Value:
+        """The value of one knob."""
+        return dict(self.knobs)[name]
+
+
+def unrecognised(argv: tuple[str, ...]) -> JobSpec:
+    """A command of no known family: nothing about it is known, and nothing is edited."""
+    return JobSpec(None, None, None, argv, tuple((name, None) for name in KNOBS), (), None)
+
+
+def effective_batch(device_batch: Value, accumulation: Value, world_size: Value) -> int | None:
+    """Rows per optimizer step; None where a factor is unknown."""
+    factors = (device_batch, accumulation, world_size)
+    if not all(isinstance(f, int) for f in factors):
+        return None
+    product = 1
+    for factor in factors:
+        product *= int(factor or 0)
+    return product
