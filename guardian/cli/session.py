@@ -40,10 +40,13 @@ PATIENCE_S = 10.0
 
 def companion_folder() -> str:
     """The folder that is put on the job's PYTHONPATH. Raises HostError where the installation lacks it."""
-    spec = importlib.util.find_spec("guardian.trainer.companion")
-    if spec is None or not spec.submodule_search_locations:
-        raise HostError("the companion is missing from this installation: reinstall training-guardian")
-    return next(iter(spec.submodule_search_locations))
+    spec = importlib.util.find_spec("guardian.trainer")
+    places = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
+    for place in places:
+        folder = Path(place) / "companion"
+        if (folder / "sitecustomize.py").is_file():
+            return str(folder)
+    raise HostError("the companion is missing from this installation: reinstall training-guardian")
 
 
 def terms(created: ev.RunCreated, folder: Path, adapter: Adapter | None, environment: Mapping[str, str]) -> Terms:

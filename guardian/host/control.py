@@ -63,6 +63,17 @@ def peer_uid(peer: socket.socket) -> int:
     return int(uid)
 
 
+def lives(uid: int, run: str) -> bool:
+    """Whether a supervisor of the run is alive to hear us."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
+        asking.settimeout(ANSWER_MAX_S)
+        try:
+            asking.connect(supervisor_socket_name(uid, run))
+        except OSError:
+            return False
+        return True
+
+
 def ask_stop(uid: int, run: str) -> bool:
     """Ask the run's supervisor to stop it; False where none is alive to hear it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:

@@ -1,0 +1,101 @@
+"""Pins: the checkpoint that is resumed from cannot vanish, and guardian deletes nothing but its own pins."""
+
+import os
+import shutil
+from types import SimpleNamespace
+
+from tests.host.folders import checkpoint
+
+from guardian.host import checkpoints, pins
+
+
+def test_a_pinned_checkpoint_outlives_the_jobs_rotation(tmp_path):
+    """The framework deletes the original; the pin is still a complete checkpoint."""
+    source = checkpoint(tmp_path / "out", 10)
+
+    pinned = pins.pin(2, str(source), str(tmp_path / "pins"))
+    shutil.rmtree(source)
+
+    assert pinned.how in ("reflink", "hard links", "copy")
+    assert [(10, True)] == [(c.step, c.complete) for c in checkpoints.scan(str(tmp_path / "pins"))]
+
+
+def test_a_newer_pin_takes_the_place_of_the_older(tmp_path):
+    """Only one checkpoint is held, and the originals stay."""
+    old, new = checkpoint(tmp_path / "out", 10), checkpoint(tmp_path / "out", 20)
+    place = str(tmp_path / "pins")
+
+    pins.pin(2, str(old), place)
+    pins.pin(3, str(new), place)
+
+    assert (os.path.join(place, "checkpoint-20"),) == pins.held(place)
+    assert old.is_dir()
+    assert new.is_dir()
+
+
+def test_pinning_again_keeps_what_is_there(tmp_path):
+    """Two attempts in a row from one checkpoint cost one pin; the pin itself can be the source."""
+    source = checkpoint(tmp_path / "out", 10)
+    place = str(tmp_path / "pins")
+    first = pins.pin(2, str(source), place)
+
+    assert "kept" == pins.pin(3, str(source), place).how
+    assert "kept" == pins.pin(4, first.pin, place).how
+
+
+def test_a_checkpoint_saved_anew_under_the_same_name_is_pinned_anew(tmp_path):
+    """After a restart from further back the same step is another state."""
+    source = checkpoint(tmp_path / "out", 10)
+    place = str(tmp_path / "pins")
+    pins.pin(2, str(source), place)
+    shutil.rmtree(source)
+    source = checkpoint(tmp_path / "out", 10)
+    os.utime(source / "trainer_state.json", (5, 5))
+
+    assert pins.pin(3, str(source), place).how != "kept"
+
+
+def test_a_half_made_pin_is_replaced(tmp_path):
+    """A guardian killed while pinning leaves a hidden folder, which is never taken for a pin."""
+    place = tmp_path / "pins"
+    (place / ".checkpoint-5").mkdir(parents=True)
+    assert () == pins.held(str(place))
+
+    pins.pin(2, str(checkpoint(tmp_path / "out", 10)), str(place))
+
+    assert ["checkpoint-10"] == os.listdir(place)
+
+
+def test_no_room_for_a_copy_means_no_pin_and_says_so(tmp_path, monkeypatch):
+    """Links are refused across file systems; a copy that would fill the disk is not made."""
+    source = checkpoint(tmp_path / "out", 10)
+    monkeypatch.setattr(os, "link", _refuse)
+    monkeypatch.setattr(pins, "_reflink", _refuse)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+
+    pinned = pins.pin(2, str(source), str(tmp_path / "pins"))
+
+    assert (None, "none") == (pinned.pin, pinned.how)
+    assert "room" in pinned.why
+
+
+def _refuse(*_):
+    raise OSError(18, "Invalid cross-device link")
+
+
+def test_a_source_that_is_gone_is_an_answer_not_an_error(tmp_path):
+    """The relaunch goes on and says that the checkpoint is not held."""
+    pinned = pins.pin(2, str(tmp_path / "checkpoint-10"), str(tmp_path / "pins"))
+
+    assert (None, "none") == (pinned.pin, pinned.how)
+
+
+def test_release_removes_the_pins_and_nothing_else(tmp_path):
+    """At the end of a finished run."""
+    source = checkpoint(tmp_path / "out", 10)
+    pins.pin(2, str(source), str(tmp_path / "pins"))
+
+    pins.release(str(tmp_path / "pins"))
+
+    assert not (tmp_path / "pins").exists()
+    assert (source / "model.safetensors").is_file()
