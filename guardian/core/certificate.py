@@ -348,6 +348,11 @@ def spell(steps: Iterable[int], most: int = 4) -> str:
     return f"step {words}" if len(ranges) == 1 and ranges[0][0] == ranges[0][1] else f"steps {words}"
 
 
+def count(number: int, thing: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def _ranges(steps: list[int]) -> Iterator[tuple[int, int]]:
     begin = 0
     for at in range(1, len(steps) + 1):
@@ -365,9 +370,11 @@ def _bounded(reasons: list[str]) -> tuple[str, ...]:
 
 def _what_was_counted(batch: int | None, counted: int, found: _Findings) -> list[str]:
     short = f" ({len(found.short)} that end an epoch have fewer)" if found.short else ""
-    reasons = [f"{batch} rows were counted at each of {counted} steps{short}"]
+    reasons = [f"{batch} rows were counted at each of {count(counted, 'step')}{short}"]
     if found.replayed:
-        reasons.append(f"{found.replayed} steps ran again with the same samples and the same loss")
+        were = "was" if found.replayed == 1 else "were"
+        gap = "" if found.largest is None else f", the largest difference of a loss was {found.largest:.1g}"
+        reasons.append(f"{count(found.replayed, 'step')} ran again and {were} equal{gap}")
     return reasons
 
 
@@ -384,7 +391,7 @@ def _one_number(run: Run, found: _Findings) -> int | None:
 def _why_nothing_was_counted(run: Run) -> list[str]:
     if not run.created.companion:
         return ["rows were not counted: the run was started without a companion"]
-    lost = [f"rows were not counted: {x.why}" for x in run.lost if x.source in {"companion", "heartbeat"}]
+    lost = [f"rows were not counted: {x.why}" for x in run.lost if x.source.startswith(("companion", "heartbeat"))]
     if lost:
         return lost
     if any(a.steps for a in run.attempts):

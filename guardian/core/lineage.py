@@ -50,7 +50,7 @@ def stretches(run: Run) -> tuple[Stretch, ...]:
     found: list[Stretch] = []
     until: int | None = None
     for attempt in reversed(run.attempts):
-        one = Stretch(attempt, _start(attempt), _last(attempt), until)
+        one = Stretch(attempt, _start(attempt), attempt.last_step, until)
         found.append(one)
         # An attempt that died before its first step ran nothing again; the latest one will.
         if one.start is not None and (one.stepped or attempt is run.attempt):
@@ -77,8 +77,3 @@ def _start(attempt: Attempt) -> int | None:
     if first is None:
         first = next((seen.step for seen in attempt.logged if seen.step), None)
     return None if first is None else first - 1
-
-
-def _last(attempt: Attempt) -> int | None:
-    ended = attempt.ended.last_step if attempt.ended else None
-    return max((step for step in (attempt.last_step, ended) if step is not None), default=None)
