@@ -166,4 +166,4 @@ def write_control(folder: Path, *, request: int, save_at: int) -> None:
     text = f'{{"id": {request}, "save_at": {save_at}, "stop": true}}\n'
     with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
         file.write(text)
-    os.replace(half, target)
+    half.replace(target)

@@ -179,13 +179,14 @@ class Supervisor:
 
     def _housekeeping(self) -> None:
         attempt = self.run.attempt
-        if self._standby is None and attempt is not None and attempt.launched_wall is not None:
-            if self._outlook.clock.wall() - attempt.launched_wall > STANDBY_AFTER_S:
-                self.stand_by()
+        if self._standby is not None or attempt is None or attempt.launched_wall is None:
+            return
+        if self._outlook.clock.wall() - attempt.launched_wall > STANDBY_AFTER_S:
+            self.stand_by()
 
     # --- acting --------------------------------------------------------------------------------------------
 
-    def _act(self, decision: do.Decision) -> bool:
+    def _act(self, decision: do.Decision) -> bool:  # noqa: C901 - one line per decision is the table of what there is
         """Carry a decision out; False where nothing changed and there is nothing to do but listen."""
         match decision:
             case do.Wait():
@@ -235,7 +236,7 @@ class Supervisor:
         write_launch(folder, planned)
         self.stand_by()
         standby, self._standby = self._standby, None
-        assert standby is not None  # noqa: S101 - stand_by just made one
+        assert standby is not None
         ticks = processes.start_ticks(standby.pid) or 0
         job = keeping.Launch(
             run=self.run.created.run,
@@ -347,7 +348,7 @@ class Supervisor:
         if said or self._terms.adapter is None:
             return tuple(sorted(said))
         argument = self._terms.adapter.output_dir(self.run.created.argv)
-        return checkpoints.versions(os.path.join(self.run.created.cwd, argument)) if argument else ()
+        return checkpoints.versions(str(Path(self.run.created.cwd, argument))) if argument else ()
 
     def _diagnose(self) -> bool:
         attempt = self.run.attempts[-1]

@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _near(word: str) -> str:
-    import difflib  # noqa: PLC0415 - only a mistyped command needs it, and it costs milliseconds
+    import difflib
 
     near = difflib.get_close_matches(word, list(COMMANDS), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -24,8 +24,8 @@ def main(argv: list[str]) -> int:
     if chosen.json:
         sys.stdout.write(json.dumps(as_json(told), indent=1) + "\n")
         return 0
-    from guardian.cli.session import screen  # noqa: PLC0415
-    from guardian.ui.report import render  # noqa: PLC0415
+    from guardian.cli.session import screen
+    from guardian.ui.report import render
 
     width, color = screen()
     sys.stdout.write(render(told, width, color) + "\n")

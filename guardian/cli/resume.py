@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
 
 def take_over(run_dir: Path, name: str | None, *, rules: Path | None = None, stop: bool = False) -> int:
     """Become the supervisor of a run (`stop`: to end it). Raises HostError while another one lives."""
-    from guardian.cli.session import Session, terms  # noqa: PLC0415
+    from guardian.cli.session import Session, terms
 
     folder = runs.find(run_dir, name)
     journal, _ = Journal.open(folder.journal)

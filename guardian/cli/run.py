@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     parsing.add_run_dir(options)
     options.add_argument("--policy", type=Path, metavar="FILE", help="policy file (TOML)")
     options.add_argument("--rules", type=Path, metavar="DIR", help="rule files that override the built-in ones by id")
-    options.add_argument("--no-companion", action="store_true", help="put nothing into the job: logs only, fewer proofs")
+    options.add_argument("--no-companion", action="store_true", help="put nothing into the job: fewer proofs")
     options.add_argument("--dry-run", action="store_true", help="show what would be run, and run nothing")
     options.add_argument("--json", action="store_true", help="with --dry-run: for machines")
     return options
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     policy = policyfile.load(options.policy)
     adapter = adapters.recognise(command, dict(os.environ), policyfile.read_config)
     if options.dry_run:
-        from guardian.cli import dry_run  # noqa: PLC0415
+        from guardian.cli import dry_run
 
         return dry_run.show(command, adapter, as_json=options.json)
     return _run(options, command, adapter, policy)
@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace, command: tuple[str, ...], adapter: Adapter
     record = ev.Record(stamp, created)
     journal = Journal.create(folder.journal)
     journal.append(record)
-    from guardian.cli.session import Session, terms  # noqa: PLC0415 - the keeper starts meanwhile
+    from guardian.cli.session import Session, terms
 
     session = Session(stands.begin(record), journal, terms(created, folder.path, adapter, os.environ), options.rules)
     return session.conduct(ev.SupervisorStarted("run", ""), standby=standby)

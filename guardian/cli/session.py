@@ -81,9 +81,7 @@ class Session:
         )
         self._supervisor = Supervisor(run, journal, outlook)
 
-    def conduct(
-        self, started: ev.SupervisorStarted, *, standby: Standby | None = None, stop: bool = False
-    ) -> int:
+    def conduct(self, started: ev.SupervisorStarted, *, standby: Standby | None = None, stop: bool = False) -> int:
         """Supervise to the end. `stop`: end the run as soon as what lives of it is found."""
         supervisor = self._supervisor
         _on_signals(supervisor)
@@ -126,8 +124,8 @@ class Session:
     def _tell(self, run: Run) -> None:
         """Write report.md and show the report."""
         # rich takes a tenth of a second to import: not before the job has ended.
-        from guardian.core.reporting import report  # noqa: PLC0415
-        from guardian.ui.report import markdown, render  # noqa: PLC0415
+        from guardian.core.reporting import report
+        from guardian.ui.report import markdown, render
 
         told = report(run)
         if isinstance(run.state, Finished):
@@ -154,13 +152,13 @@ def _rules(folder: Path | None) -> tuple[Callable[[], tuple[Rule, ...]], Callabl
 
     @cache
     def read() -> tuple[Rule, ...]:
-        from guardian.host.rulebook import load  # noqa: PLC0415
+        from guardian.host.rulebook import load
 
         return load(folder)
 
     @cache
     def matcher() -> Matcher:
-        from guardian.host.matching import Matcher  # noqa: PLC0415
+        from guardian.host.matching import Matcher
 
         return Matcher(read())
 

@@ -77,7 +77,9 @@ def _missing(facts: FolderFacts) -> str | None:
     broken = next((f for f in facts.files if f.broken), None)
     if broken is not None:
         return f"{broken.name}: {broken.broken}"
-    empty = next((f.name for f in facts.files if f.size == 0 and f.name.endswith((".safetensors", ".pt", ".pth"))), None)
+    empty = next(
+        (f.name for f in facts.files if f.size == 0 and f.name.endswith((".safetensors", ".pt", ".pth"))), None
+    )
     return f"{empty} is empty" if empty else None
 
 

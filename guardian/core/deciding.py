@@ -199,7 +199,7 @@ def _stopping(run: Run, attempt: Attempt, state: stands.Stopping, policy: Policy
         return Look(number)
     if state.stage == "terminating":
         due = state.since + policy.stop.term_wait_s
-        return SendSignal(number, signals.SIGKILL) if hurry > 2 or now >= due else Wait(due)  # noqa: PLR2004 - the third request
+        return SendSignal(number, signals.SIGKILL) if hurry > 2 or now >= due else Wait(due)
     return _killing(attempt, state, policy, now)
 
 
@@ -230,7 +230,7 @@ def save_step(attempt: Attempt) -> int | None:
 def step_seconds(attempt: Attempt) -> float | None:
     """Mean wall seconds of the latest steps; None before there are two."""
     size = len(attempt.steps)
-    if size < 2:  # noqa: PLR2004 - a duration needs two points
+    if size < 2:
         return None
     over = min(size - 1, RATE_OVER)
     spent = attempt.steps[size - 1].wall - attempt.steps[size - 1 - over].wall

@@ -24,7 +24,8 @@ COMPANION_KNOBS: dict[str, bool] = {"fingerprint": True, "restore_batch": True, 
 SHAPING = frozenset({
     "ACCELERATE_CONFIG_FILE", "ASCEND_RT_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "FORCE_TORCHRUN",
     "HIP_VISIBLE_DEVICES", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "MAX_PIXELS", "NNODES", "NODE_RANK",
-    "NPROC_PER_NODE", "OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "RANK", "USE_HF", "WORLD_SIZE",
+    "NPROC_PER_NODE", "OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "RANK", "USE_HF",
+    "WORLD_SIZE",
 })  # fmt: skip
 """Names whose values decide what is trained, and hold no secrets; they are kept with the run."""
 
@@ -70,7 +71,7 @@ class Terms:
     def _launch_argv(self, argv: tuple[str, ...]) -> tuple[str, ...]:
         return self.adapter.launch_argv(argv, self.python) if self.adapter else argv
 
-    def _planned(  # noqa: PLR0913 - the fields of a plan; only the two callers above use it
+    def _planned(
         self,
         number: int,
         argv: tuple[str, ...],

@@ -7,7 +7,7 @@ the files of an attempt can be read again from the start after a restart of guar
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
@@ -127,11 +127,11 @@ class Attempt:
     job: ev.JobStarted | None = None
     start_failed: str | None = None
     hellos: tuple[ev.Hello, ...] = ()
-    steps: Trail[Step] = Trail()
+    steps: Trail[Step] = field(default_factory=Trail)
     partial: tuple[Partial, ...] = ()
     rank_steps: tuple[tuple[int, int], ...] = ()
     """The last finished step of each rank that reports."""
-    logged: Trail[ev.Logged] = Trail()
+    logged: Trail[ev.Logged] = field(default_factory=Trail)
     phase: str | None = None
     acknowledged: tuple[ev.Acknowledged, ...] = ()
     hits: tuple[ev.Hit, ...] = ()
@@ -412,7 +412,7 @@ def _move(run: Run, event: ev.Event, wall: float) -> Run:
 
 
 def _signalled(state: Stopping, event: ev.Signalled, wall: float) -> Stopping:
-    stage = "killing" if event.signal == 9 else "terminating"  # noqa: PLR2004 - SIGKILL's number is fixed by POSIX
+    stage = "killing" if event.signal == 9 else "terminating"
     return state if stage == state.stage else Stopping(state.why, stage, wall)
 
 

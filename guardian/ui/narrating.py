@@ -33,7 +33,11 @@ def _planned(_: Run, event: ev.Planned, wall: float) -> str | None:
         return None
     wait = event.not_before - wall
     when = f"in {wait:.0f} s" if wait >= 1 else "now"
-    origin = f"resumes from step {event.resume_step} ({event.resume_from})" if event.resume_from else "starts from the beginning"
+    origin = (
+        f"resumes from step {event.resume_step} ({event.resume_from})"
+        if event.resume_from
+        else "starts from the beginning"
+    )
     changed = "".join(f"\n  {e.knob}: {e.old if e.old is not None else '(not set)'} -> {e.new}" for e in event.edits)
     over = "".join(f"\n  passed over {path}: {why}" for path, why in event.passed_over)
     return f"attempt {event.attempt} {origin} {when}{changed}{over}"
@@ -60,11 +64,9 @@ def _hello(run: Run, event: ev.Hello, _: float) -> str | None:
     if len(attempt.hellos) < event.world:
         return None
     split = f"{event.device_batch} x {event.accumulation} x {event.data_parallel}"
-    rest = f", from step {event.step}" if event.step else ""
-    return (
-        f"attempt {event.attempt} trains: {event.max_steps} steps{rest}, effective batch {event.effective_batch} = {split}"
-        f" (device batch x accumulation x data-parallel ranks)"
-    )
+    rest = f" from step {event.step}" if event.step else ""
+    batch = f"effective batch {event.effective_batch} = {split} (device batch x accumulation x data-parallel ranks)"
+    return f"attempt {event.attempt} trains{rest} to step {event.max_steps}, {batch}"
 
 
 def _launcher(_: Run, event: ev.LauncherExited, __: float) -> str | None:
@@ -92,7 +94,9 @@ def _signalled(run: Run, event: ev.Signalled, _: float) -> str | None:
 
 
 def _keeper_lost(_: Run, event: ev.KeeperLost, __: float) -> str:
-    return f"the keeper of attempt {event.attempt} was killed: the job is watched without it, its exit code stays unknown"
+    return (
+        f"the keeper of attempt {event.attempt} was killed: the job is watched without it, its exit code stays unknown"
+    )
 
 
 def _source_lost(_: Run, event: ev.SourceLost, __: float) -> str:

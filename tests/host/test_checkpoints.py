@@ -4,12 +4,13 @@ import os
 import threading
 
 import pytest
-from tests.host.folders import checkpoint
 
 from guardian.host import checkpoints
+from tests.host.folders import checkpoint
 
 
 def only(parent):
+    """The one checkpoint of a folder."""
     (found,) = checkpoints.scan(str(parent))
     return found
 
@@ -50,7 +51,7 @@ def test_a_folder_whose_state_is_of_another_step_is_incomplete(tmp_path):
 
 
 def test_the_marker_of_an_unfinished_save_is_believed(tmp_path):
-    """transformers' just-in-time checkpoint leaves it inside until the save is whole."""
+    """A just-in-time checkpoint leaves it inside until the save is whole."""
     (checkpoint(tmp_path, 10) / "checkpoint-is-incomplete.txt").touch()
 
     assert not only(tmp_path).complete

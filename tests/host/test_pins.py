@@ -4,9 +4,8 @@ import os
 import shutil
 from types import SimpleNamespace
 
-from tests.host.folders import checkpoint
-
 from guardian.host import checkpoints, pins
+from tests.host.folders import checkpoint
 
 
 def test_a_pinned_checkpoint_outlives_the_jobs_rotation(tmp_path):
@@ -28,7 +27,7 @@ def test_a_newer_pin_takes_the_place_of_the_older(tmp_path):
     pins.pin(2, str(old), place)
     pins.pin(3, str(new), place)
 
-    assert (os.path.join(place, "checkpoint-20"),) == pins.held(place)
+    assert (str(tmp_path / "pins" / "checkpoint-20"),) == pins.held(place)
     assert old.is_dir()
     assert new.is_dir()
 
@@ -63,7 +62,7 @@ def test_a_half_made_pin_is_replaced(tmp_path):
 
     pins.pin(2, str(checkpoint(tmp_path / "out", 10)), str(place))
 
-    assert ["checkpoint-10"] == os.listdir(place)
+    assert ["checkpoint-10"] == [p.name for p in place.iterdir()]
 
 
 def test_no_room_for_a_copy_means_no_pin_and_says_so(tmp_path, monkeypatch):

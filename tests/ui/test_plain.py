@@ -7,6 +7,7 @@ from guardian.ui.plain import Terminal, printable
 
 
 def shown(act, tmp_path):
+    """What a terminal wrote while `act` used it."""
     out = tmp_path / "screen"
     with out.open("wb") as file:
         terminal = Terminal(file.fileno())
