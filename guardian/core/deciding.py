@@ -193,7 +193,8 @@ def _stopping(run: Run, attempt: Attempt, state: stands.Stopping, policy: Policy
         step = save_step(attempt) if hurry <= 1 else None
         return AskSave(number, step) if step is not None else SendSignal(number, signals.SIGTERM)
     if state.stage == "saving":
-        due = state.since + policy.stop.save_wait_s
+        # Two steps lie before the save at least: slow ones are waited for too.
+        due = state.since + max(policy.stop.save_wait_s, 2 * SAVE_MARGIN_STEPS * (step_seconds(attempt) or 0))
         if hurry > 1 or now >= due or not _ranks_alive(attempt):
             return SendSignal(number, signals.SIGTERM)
         return Look(number)

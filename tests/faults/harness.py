@@ -1,0 +1,174 @@
+"""A guardian under test: started as a user starts it, watched from outside, its story read from its folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from guardian.core import events as ev
+from guardian.core.wire import ENV_MARK
+from guardian.host import journal, runs, story
+
+PATIENCE_S = 240
+"""Generous: the machine may be slow, and no test is about speed."""
+DEMO = ("sft", "--model", "demo", "--dataset", "demo#160", "--logging_steps", "1", "--add_version", "false")
+
+
+class Guarded:
+    """One run of guardian in a folder of its own."""
+
+    def __init__(self, folder: Path, *command: str, name="r1", options=(), env=None):
+        self.folder = folder
+        self.name = name
+        self.command = command
+        self.options = options
+        self.env = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | (env or {})
+        self.screen = folder / "screen.txt"
+        self.process = None
+
+    def start(self, *guardian_command):
+        """`guardian run`, or another command that supervises."""
+        if not guardian_command:
+            guardian_command = ("run", "--name", self.name, *self.options, "--", *self.command)
+        with self.screen.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "guardian", *guardian_command],
+                cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            )  # fmt: skip
+        return self
+
+    def call(self, *guardian_command):
+        """Another guardian command in the same folder; its finished process."""
+        return subprocess.run(
+            [sys.executable, "-m", "guardian", *guardian_command],
+            cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+
+    def wait(self):
+        """The exit code; what it showed is in the failure otherwise."""
+        try:
+            return self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"guardian does not end:\n{self.shown()[-6000:]}") from None
+
+    def run(self):
+        """Start and wait."""
+        self.start()
+        return self.wait()
+
+    def shown(self):
+        return self.screen.read_text("utf-8", "replace")
+
+    @property
+    def run_folder(self):
+        return runs.find(self.folder / "guardian_runs", self.name)
+
+    def story(self):
+        """The run as any later reader folds it."""
+        return story.load(self.run_folder)
+
+    def report(self):
+        """`guardian report --json`."""
+        done = self.call("report", "--json", self.name)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def events(self, kind):
+        """Journalled events of a kind, in order."""
+        return [r.event for r in journal.read_records(self.run_folder.journal) if isinstance(r.event, kind)]
+
+    def until(self, what, condition):
+        """Wait until a condition of the folded run holds; an exception in it counts as not yet."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            try:
+                if condition(self.story()):
+                    return
+            except Exception:  # noqa: BLE001 - the folder is being made
+                pass
+            if self.process.poll() is not None:
+                raise AssertionError(f"guardian ended before {what}:\n{self.shown()[-6000:]}")
+            time.sleep(0.1)
+        raise AssertionError(f"never {what}:\n{self.shown()[-6000:]}")
+
+    def until_step(self, step, attempt):
+        """Wait until an attempt has finished a step."""
+        self.until(
+            f"step {step} of attempt {attempt}",
+            lambda run: len(run.attempts) >= attempt and (run.attempts[attempt - 1].last_step or 0) >= step,
+        )
+
+    def kill_rank(self, attempt, rank=0, number=signal.SIGKILL):
+        """Signal the process of a rank, as its own hello names it."""
+        hello = next(h for h in self.story().attempts[attempt - 1].hellos if h.rank == rank)
+        os.kill(hello.pid, number)
+
+    def clean_up(self):
+        """End what is left of this run, by pid; only processes that carry its mark."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        try:
+            uuid = self.events(ev.RunCreated)[0].run
+        except Exception:  # noqa: BLE001 - it never got as far as a journal
+            return
+        for pid in marked(uuid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def marked(run):
+    """Living processes of a run: pid -> attempt, by the mark in their environment."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            state = (entry / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        for part in environment:
+            if part.startswith(f"{ENV_MARK}={run}/".encode()) and state not in "ZX":
+                found[int(entry.name)] = int(part.rpartition(b"/")[2])
+    return found
+
+
+class Sampler(threading.Thread):
+    """Looks all along which attempts' processes live at the same time."""
+
+    def __init__(self, guarded: Guarded):
+        super().__init__(daemon=True)
+        self._guarded = guarded
+        self._end = threading.Event()
+        self.together = set()
+        self.samples = 0
+
+    def run(self):
+        uuid = None
+        while not self._end.wait(0.05):
+            if uuid is None:
+                try:
+                    uuid = self._guarded.events(ev.RunCreated)[0].run
+                except Exception:  # noqa: BLE001 - the journal is being made
+                    continue
+            self.together.add(frozenset(marked(uuid).values()))
+            self.samples += 1
+
+    def stop(self):
+        """The sets of attempts that were ever seen alive together."""
+        self._end.set()
+        self.join()
+        assert self.samples > 0
+        return {seen for seen in self.together if len(seen) > 1}
+
+
+def surviving(run):
+    """Step -> Step of the line that survived: the last attempt that ran a step counts."""
+    return {step.step: step for attempt in run.attempts for step in attempt.steps}
