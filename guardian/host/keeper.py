@@ -235,9 +235,10 @@ def keep(spec: dict[str, object], story: Story, *, subreaper: bool) -> int:
     try:
         launcher = launch(spec, folder)
     except StartError as error:
-        name = error.file.decode("utf-8", "surrogateescape")
-        story.tell("start_failed", error=str(error), file=name, errno=error.number)
-        records.waiting[TREE_END] = story.tell("tree_end", reaped=0, subreaper=subreaper, start_failed=str(error))
+        file = text(error.file)
+        story.tell("start_failed", file=file, error=str(error), errno=error.number)
+        failed = f"{file}: {error}"
+        records.waiting[TREE_END] = story.tell("tree_end", reaped=0, subreaper=subreaper, start_failed=failed)
         stay(lock, wake, story, records)
         return EXIT_NOT_STARTED
     story.tell("started", pid=launcher, start_ticks=start_ticks(launcher), keeper=os.getpid(), subreaper=subreaper)
@@ -275,7 +276,7 @@ def launch(spec: dict[str, object], folder: bytes) -> int:
     try:
         os.chdir(cwd)
     except (OSError, ValueError) as error:
-        raise start_error(error, cwd, what="the folder to run in, ") from error
+        raise start_error(error, cwd, what="cannot be the job's folder: ") from error
     try:
         return spawn(argv, env, log)
     finally:
@@ -289,13 +290,13 @@ def open_log(path: bytes) -> int:
     try:
         return os.open(path, flags, 0o600)
     except (OSError, ValueError) as error:
-        raise start_error(error, path, what="the job's log, ") from error
+        raise start_error(error, path, what="cannot be the job's log: ") from error
 
 
 def spawn(argv: list[bytes], env: dict[bytes, bytes], log: int) -> int:
     """Start argv as a shell would: found on its own PATH, run by sh where it is text without a "#!" line."""
     if not argv:
-        raise StartError("The command is empty.", file=b"")
+        raise StartError("no command is given", file=b"argv")
     program = find_program(argv[0], env)
     try:
         return spawn_file(program, argv, env, log)
@@ -336,8 +337,8 @@ def find_program(name: bytes, env: dict[bytes, bytes]) -> bytes:
         if os.access(place, os.X_OK):
             return place
     if found:
-        raise StartError(f"{text(found[0])}: {os.strerror(errno.EACCES)}", file=found[0], number=errno.EACCES)
-    raise StartError(f"{text(name)}: command not found on PATH={text(path)}", file=name, number=errno.ENOENT)
+        raise StartError(os.strerror(errno.EACCES), file=found[0], number=errno.EACCES)
+    raise StartError(f"command not found on PATH={text(path)}", file=name, number=errno.ENOENT)
 
 
 def start_error(error: Exception, file: bytes, *, what: str = "") -> StartError:
@@ -346,7 +347,7 @@ def start_error(error: Exception, file: bytes, *, what: str = "") -> StartError:
     reason = os.strerror(number) if number else str(error)
     if number == errno.ENOENT and os.path.isfile(file):
         reason = f"its interpreter was not found: {text(first_line(file))}"
-    return StartError(f"{what}{text(file)}: {reason}", file=file, number=number)
+    return StartError(what + reason, file=file, number=number)
 
 
 def is_text(program: bytes) -> bool:

@@ -26,7 +26,7 @@ from guardian.host import processes
 SCRIPT = Path(__file__).resolve().with_name("keeper.py")
 # The keeper touches this file of the attempt's folder every 30 s while the tree lives.
 LEASE = "lease"
-ANSWER_S = 10.0  # a keeper reads its specification at once, or something is wrong with the machine
+ANSWER_S = 10  # a keeper reads its specification at once, or something is wrong with the machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,10 @@ class Started:
 class StartFailed:
     """The job could not be executed: no process of it ever ran. A `TreeEnd` follows."""
 
-    error: str
     file: str
     """What the system refused: the program, the folder to run in, or the log."""
+    error: str
+    """Why, without the file's name."""
     errno: int | None
     wall_s: float
     monotonic_s: float
@@ -82,6 +83,7 @@ class TreeEnd:
     wall_s: float
     monotonic_s: float
     start_failed: str | None = None
+    """The file and the reason, if no process ever ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def portable(text: str) -> str:
 
 
 class Standby:
-    """A keeper that has paid its interpreter's start and waits for a job; it leaves by itself when we do."""
+    """A new keeper that has paid its interpreter's start and waits for a job; it leaves by itself when we do."""
 
     def __init__(self) -> None:
         self._link, self._process = start_keeper()
@@ -166,11 +168,6 @@ class Standby:
         return True
 
 
-def standby() -> Standby:
-    """Start a keeper that waits for its job."""
-    return Standby()
-
-
 def start_keeper() -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """A new keeper, and our end of the line to it.
 
@@ -202,8 +199,8 @@ class Keeper:
     ) -> None:
         self.identity = processes.identify(pid)
         """None where the keeper's pid means nothing here (another pid namespace) or it is gone already."""
+        self.pid = pid
         self._link = link
-        self._pid = pid
         self._address = wire.socket_name(os.getuid(), run, attempt)
         self._child = child
         self._closed = False
@@ -230,9 +227,9 @@ class Keeper:
         if not self._closed:
             yield KeeperGone(self._exit_code())
 
-    def follow(self, post: Callable[[KeeperMessage], None]) -> threading.Thread:
+    def listen(self, post: Callable[[KeeperMessage], None]) -> threading.Thread:
         """Post every message from a thread of its own, until `KeeperGone` or `close`."""
-        thread = threading.Thread(target=self._follow, args=(post,), name="keeper", daemon=True)
+        thread = threading.Thread(target=self._listen, args=(post,), name="keeper", daemon=True)
         thread.start()
         return thread
 
@@ -242,7 +239,7 @@ class Keeper:
         with contextlib.suppress(OSError):
             self._link.shutdown(socket.SHUT_RDWR)
 
-    def _follow(self, post: Callable[[KeeperMessage], None]) -> None:
+    def _listen(self, post: Callable[[KeeperMessage], None]) -> None:
         for message in self.messages():
             post(message)
 
@@ -258,7 +255,7 @@ class Keeper:
         if found is None:
             return False
         link, pid = found
-        if pid != self._pid:
+        if pid != self.pid:
             link.close()
             return False
         self._link = link
@@ -289,7 +286,8 @@ def reach(address: str) -> tuple[socket.socket, int] | None:
     Anyone may take a free abstract name, so it is asked who did.
     """
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    link.settimeout(ANSWER_S)
+    # Bounds the wait of a blocking connect too (socket(7)); Python's own timeout would fail at once at a full queue.
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", ANSWER_S, 0))
     try:
         link.connect(address)
     except ConnectionRefusedError:
@@ -298,7 +296,6 @@ def reach(address: str) -> tuple[socket.socket, int] | None:
     except OSError as error:
         link.close()
         raise HostError(f"The keeper at {address[1:]} does not answer: {error}.") from error
-    link.settimeout(None)
     pid, uid, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     if uid not in {0, os.getuid()}:
         link.close()
@@ -328,7 +325,7 @@ def read_message(line: bytes) -> KeeperMessage | None:
             case "started":
                 return Started(told["pid"], told["start_ticks"], told["subreaper"], told["t"], told["m"])
             case "start_failed":
-                return StartFailed(told["error"], told["file"], told["errno"], told["t"], told["m"])
+                return StartFailed(told["file"], told["error"], told["errno"], told["t"], told["m"])
             case "refused":
                 return Refused(told["held"], told["error"])
             case "launcher_exit":
@@ -346,7 +343,7 @@ class EndRecords:
 
     launcher: LauncherExit | None
     """None: the first process has not ended, or nobody saw it end."""
-    tree: TreeEnd | None
+    tree_end: TreeEnd | None
     """None: the tree lives, or its keeper died first."""
     unreadable: tuple[str, ...] = ()
     """Records that are there and say nothing."""
@@ -355,7 +352,7 @@ class EndRecords:
 def end_records(folder: Path) -> EndRecords:
     """The end of an attempt as its keeper wrote it, for the case that nobody was listening."""
     launcher: LauncherExit | None = None
-    tree: TreeEnd | None = None
+    tree_end: TreeEnd | None = None
     unreadable = []
     for name in (wire.LAUNCHER_EXIT, wire.TREE_END):
         try:
@@ -368,7 +365,7 @@ def end_records(folder: Path) -> EndRecords:
             case LauncherExit():
                 launcher = message
             case TreeEnd():
-                tree = message
+                tree_end = message
             case _:
                 unreadable.append(name)
-    return EndRecords(launcher, tree, tuple(unreadable))
+    return EndRecords(launcher, tree_end, tuple(unreadable))

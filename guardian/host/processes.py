@@ -73,6 +73,7 @@ class Process:
 
     @property
     def stopped(self) -> bool:
+        """It hears of no signal but SIGKILL until SIGCONT."""
         return self.state == "T"
 
 
@@ -253,15 +254,6 @@ def send(identity: Identity, signum: int) -> bool:
         return alive(identity) and kill(identity.pid, signum)
     finally:
         os.close(pidfd)
-
-
-def terminate(identity: Identity) -> bool:
-    """Ask a process to end; a stopped one is continued, or it would not hear of it."""
-    delivered = send(identity, signal.SIGTERM)
-    process = find(identity)
-    if delivered and process and process.stopped:
-        send(identity, signal.SIGCONT)
-    return delivered
 
 
 def open_pidfd(pid: int) -> int | None:
