@@ -34,6 +34,7 @@ class Attempt:
         self.heard: list[keeping.KeeperMessage] = []
         self._news = threading.Condition()
         self.keeper: keeping.Keeper | None = None
+        self._seen: set[processes.Identity] = set()
 
     @property
     def mark(self) -> str:
@@ -80,8 +81,11 @@ class Attempt:
         log = self.folder / wire.JOB_LOG
         return until(lambda: log.exists() and text in self.log and self.log, f"{text!r} in the log")
 
-    def tree(self, known=frozenset()) -> tuple[processes.Process, ...]:
-        return processes.tree(self.keeper.identity, self.mark, known)
+    def tree(self) -> tuple[processes.Process, ...]:
+        """The attempt's processes, by all that is known of them."""
+        found = processes.tree(self.keeper.identity, self.mark, frozenset(self._seen))
+        self._seen |= {process.identity for process in found}
+        return found
 
     def end(self) -> None:
         """Kill what is left of the tree, then the keeper if it will not go."""
