@@ -19,8 +19,15 @@ class Adapter(Protocol):
     """One framework's language. `argv` is always the user's command as given, or one that `resume` made of it."""
 
     @property
+    def family(self) -> str:
+        """The framework's name."""
+
+    @property
     def spec(self) -> JobSpec:
         """What the command means."""
+
+    def output_dir(self, argv: Argv) -> str | None:
+        """The folder that the command names, or leaves to the framework; None: unknown."""
 
     def launch_argv(self, argv: Argv, python: str) -> Argv:
         """What is executed for the command; `python` runs what guardian brings itself."""

@@ -78,6 +78,17 @@ class Embedded:
     config: Pairs | None = ()
     """What the configuration file gives, as words; None: it could not be read."""
 
+    @property
+    def family(self) -> str:
+        """The name that the run's record keeps."""
+        return FAMILY
+
+    def output_dir(self, argv: Argv) -> str | None:
+        """The folder that the command names or leaves to the trainer; relative to where it runs."""
+        _, rest = _split(argv) or ((), argv)
+        words = _Words(rest, self.config)
+        return words.text("output_dir") or (None if self.config is None else _default_output(words.text("model")))
+
     def launch_argv(self, argv: Argv, python: str) -> Argv:
         """What is executed: the user's Python where the command names one, else guardian's."""
         head, rest = _split(argv) or ((), argv)
@@ -197,10 +208,13 @@ def _defaults(words: _Words, given: dict[str, Value]) -> dict[str, Value]:
         **DEFAULTS,
         **(DEMO_DEFAULTS if model == DEMO_MODEL else {}),
     }
-    if model:
-        defaults["output_dir"] = f"output/{model.rstrip('/').rpartition('/')[2]}"
+    defaults["output_dir"] = _default_output(model)
     device_batch = given.get("device_batch", defaults["device_batch"])
     return {**defaults, "accumulation": _accumulation(device_batch, given["world_size"])}
+
+
+def _default_output(model: str | None) -> str | None:
+    return f"output/{model.rstrip('/').rpartition('/')[2]}" if model else None
 
 
 def _accumulation(device_batch: Value, world_size: Value) -> int | None:
@@ -243,7 +257,7 @@ def _config(rest: Argv, read_config: ReadConfig, findings: list[Finding]) -> Pai
     try:
         content = read_config(path)
     except UserError as error:
-        findings.append(Finding("config-unreadable", "warning", f"{path}: {error}; what it says is unknown here"))
+        findings.append(Finding("config-unreadable", "warning", f"{error}; what it says is unknown here"))
         return None
     return tuple((str(key).replace("-", "_"), _as_words(value)) for key, value in content.items() if value is not None)
 
