@@ -1,0 +1,247 @@
+"""The companion's parts by themselves: what they write, what they obey, and that no failure leaves them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from guardian.core import wire
+from tests.companion.launching import companion_module
+
+companion = companion_module()
+ARGS = SimpleNamespace(
+    process_index=0,
+    local_process_index=0,
+    world_size=1,
+    output_dir="out",
+    max_steps=9,
+    per_device_train_batch_size=4,
+    train_batch_size=4,
+    gradient_accumulation_steps=2,
+    save_strategy="no",
+    logging_strategy="no",
+    learning_rate=1e-4,
+)
+
+
+@pytest.fixture
+def callback(tmp_path):
+    """A companion within a training loop that no trainer runs, as in trainers with loops of their own."""
+    one = companion.Companion()
+    one.heartbeat = companion.Heartbeat(str(tmp_path))
+    one.on_train_begin(ARGS, state(0), control())
+    yield one
+    one.leave()
+
+
+def state(step):
+    """The trainer's state after so many steps."""
+    return SimpleNamespace(global_step=step, max_steps=9)
+
+
+def control():
+    """What the callbacks of a trainer may ask for."""
+    return SimpleNamespace(should_save=False, should_training_stop=False)
+
+
+def told(folder, event):
+    """The lines of one kind."""
+    lines = (folder / "heartbeat.0.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["ev"] == event]
+
+
+@pytest.mark.parametrize("name", ["ENV_DIR", "ENV_SPEC", "WIRE_VERSION", "CONTROL", "HEARTBEAT", "COMPANION_KNOBS"])
+def test_the_companion_carries_the_constants_of_the_wire(name):
+    """It cannot import them: it runs where guardian is not installed."""
+    assert getattr(wire, name) == getattr(companion, name)
+
+
+def test_a_loop_of_its_own_is_told_with_what_the_arguments_say(callback, tmp_path):
+    """A trainer that overrides the whole loop still calls the callbacks."""
+    callback.on_step_end(ARGS, state(1), control())
+    (hello,) = told(tmp_path, "hello")
+    (step,) = told(tmp_path, "step")
+
+    assert (4, 2, 1, 8, None) == tuple(
+        hello[name] for name in ("device_batch", "accumulation", "data_parallel", "effective_batch", "trainer")
+    )
+    assert {"t": step["t"], "ev": "step", "step": 1} == step
+    assert [] == told(tmp_path, "error")
+
+
+def test_a_failure_inside_is_told_and_the_third_turns_the_piece_off(callback, tmp_path):
+    """Where, what and since when; the callbacks around it go on."""
+    callback.loop.tally = None
+    for step in (1, 2, 3, 4):
+        callback.on_step_end(ARGS, state(step), control())
+        callback.loop.tally = None
+    errors = told(tmp_path, "error")
+
+    assert [False, False, True] == [line["off"] for line in errors]
+    assert {"step_done"} == {line["where"] for line in errors}
+    assert errors[0]["err"].startswith(
+        "AttributeError: 'NoneType' object has no attribute 'facts' (guardian_companion.py:"
+    )
+
+
+def test_a_failure_that_cannot_be_described_stays_inside_too(callback, tmp_path):
+    """Exceptions of frameworks may fail in their own text."""
+
+    class Nameless(Exception):  # noqa: N818 - it is no error of ours
+        def __str__(self):
+            raise ValueError
+
+    callback.trainer = SimpleNamespace(state=state(3))
+    callback.failed(Nameless())
+    (exc,) = told(tmp_path, "exc")
+
+    assert (3, "Nameless", None) == (exc["step"], exc["type"], exc["text"])
+
+
+def test_nothing_is_written_before_a_training_loop_begins(tmp_path, monkeypatch):
+    """A loader's worker that imports the job again carries the same rank. A bad spec is told when the loop begins."""
+    monkeypatch.setenv("GUARDIAN_SPEC", "[")
+    heartbeat = companion.Heartbeat(str(tmp_path))
+    knobs = companion.knobs(heartbeat)
+    before = list(tmp_path.iterdir())
+    heartbeat.open(0)
+    heartbeat.tell("hello")
+
+    assert frozenset() == knobs
+    assert [] == before
+    assert ["knobs"] == [line["where"] for line in told(tmp_path, "error")]
+    assert 1 == len(told(tmp_path, "hello"))
+
+
+def test_unknown_knobs_are_ignored(tmp_path, monkeypatch):
+    """Either side may be older than the other."""
+    monkeypatch.setenv("GUARDIAN_SPEC", '{"fingerprint": true, "restore_batch": false, "of tomorrow": 3}')
+
+    assert {"fingerprint"} == companion.knobs(companion.Heartbeat(str(tmp_path)))
+
+
+def test_a_link_in_the_place_of_the_heartbeat_is_not_followed(tmp_path):
+    """Whoever can write in the folder must not choose what the job appends to."""
+    victim = tmp_path / "victim"
+    victim.touch()
+    (tmp_path / "heartbeat.0.jsonl").symlink_to(victim)
+    heartbeat = companion.Heartbeat(str(tmp_path))
+    heartbeat.open(0)
+    heartbeat.tell("hello")
+
+    assert b"" == victim.read_bytes()
+
+
+def test_numbers_of_numpy_are_logged_and_objects_are_not(callback, tmp_path):
+    """What a log may hold on the wire: numbers and strings."""
+    import numpy as np
+
+    logs = {"loss": np.float32(0.5), "n": np.int64(3), "nan": float("nan"), "note": "x", "list": [1]}
+    callback.on_log(ARGS, state(1), control(), logs=logs)
+    (line,) = told(tmp_path, "log")
+
+    assert str({"loss": 0.5, "n": 3, "nan": float("nan"), "note": "x"}) == str(line["logs"])
+
+
+def order(folder, text):
+    """A control file, by rename."""
+    (folder / "control.tmp").write_text(text)
+    (folder / "control.tmp").rename(folder / "control.json")
+
+
+def test_a_newer_order_replaces_an_older_one(callback, tmp_path):
+    """The file is read again when it has changed, and acknowledged once."""
+    orders = {1: '{"id": 1, "save_at": 3, "stop": true}', 2: '{"id": 2, "save_at": 4, "stop": false}'}
+    obeyed = []
+    for step in range(1, 6):
+        if step in orders:
+            order(tmp_path, orders[step])
+        wanted = control()
+        callback.on_step_end(ARGS, state(step), wanted)
+        obeyed.append((wanted.should_save, wanted.should_training_stop))
+
+    assert [(False, False)] * 3 + [(True, False), (False, False)] == obeyed
+    assert [(1, 1, 3), (2, 2, 4)] == [(one["id"], one["step"], one["save_at"]) for one in told(tmp_path, "ack")]
+
+
+@pytest.mark.parametrize("text", ["{", "[3]"])
+def test_an_unreadable_order_is_told_once_and_the_next_is_obeyed(callback, tmp_path, text):
+    """A control file is written by rename; what cannot be read is not read again and again."""
+    order(tmp_path, text)
+    for step in (1, 2):
+        callback.on_step_end(ARGS, state(step), control())
+    order(tmp_path, '{"id": 2, "save_at": 3, "stop": true}')
+    wanted = control()
+    callback.on_step_end(ARGS, state(3), wanted)
+
+    assert ["obey"] == [line["where"] for line in told(tmp_path, "error")]
+    assert wanted.should_training_stop
+
+
+@pytest.fixture
+def own_handler():
+    """A handler for SIGUSR1 as a job sets one; what stood before comes back."""
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda signum, _frame: heard.append(signum))
+    yield heard
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_is_noted_and_the_jobs_handler_runs(own_handler):
+    """And the handler is the job's again afterwards."""
+    handler, signals = signal.getsignal(signal.SIGUSR1), companion.Signals()
+    signals.look()
+    signal.raise_signal(signal.SIGUSR1)
+    signals.leave()
+
+    assert signals.heard
+    assert [signal.SIGUSR1] == own_handler
+    assert handler is signal.getsignal(signal.SIGUSR1)
+
+
+def test_defaults_stay_in_place():
+    """A default that is replaced by anything changes how a job ends."""
+    before = {signum: signal.getsignal(signum) for signum in companion.Signals.WATCHED}
+    signals = companion.Signals()
+    signals.look()
+
+    assert before == {signum: signal.getsignal(signum) for signum in companion.Signals.WATCHED}
+    assert {} == signals.wrapped
+
+
+def test_a_handler_set_by_the_job_during_the_training_is_not_undone(own_handler):
+    """Giving back what stood before would take the job's newer one away."""
+    signals = companion.Signals()
+    signals.look()
+    newer = lambda _signum, _frame: None  # noqa: E731 - told apart by identity
+    signal.signal(signal.SIGUSR1, newer)
+    signals.leave()
+
+    assert newer is signal.getsignal(signal.SIGUSR1)
+
+
+def test_handlers_are_looked_for_a_few_times_only(own_handler):
+    """Two parties that wrap each other's handler at every step would never end."""
+    signals = companion.Signals()
+    for _ in range(50):
+        signals.look()
+        theirs = signal.getsignal(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, lambda signum, frame, inner=theirs: inner(signum, frame))
+    signal.raise_signal(signal.SIGUSR1)
+
+    assert signals.LOOKS == signals.looks
+    assert 1 == len(own_handler)
+
+
+def test_a_training_in_another_thread_leaves_handlers_alone(own_handler):
+    """Python allows signal handlers to the main thread only."""
+    handler, signals = signal.getsignal(signal.SIGUSR1), companion.Signals()
+    thread = threading.Thread(target=lambda: (signals.look(), signals.leave()))
+    thread.start()
+    thread.join()
+
+    assert handler is signal.getsignal(signal.SIGUSR1)
