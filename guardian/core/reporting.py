@@ -135,7 +135,7 @@ def _attempt(run: Run, line: tuple[Stretch, ...], at: int) -> AttemptReport:
         first_step=_first_step(one),
         last_step=one.last,
         resumed_from=attempt.plan.resume_from or (attempt.hello.resumed_from if attempt.hello else None),
-        resume_step=one.start,
+        resume_step=attempt.hello.step if attempt.hello else attempt.plan.resume_step,
         cause=_masked(cause) if cause else None,
         end=_end(run, attempt),
         edits=tuple(_masked_edit(edit) for edit in attempt.plan.edits),
@@ -163,8 +163,9 @@ def _end(run: Run, attempt: Attempt) -> str:
         return "not started yet"
     if attempt.stop is not None:
         return f"is being ended: {_text(attempt.stop.why)}"
-    alive = attempt is run.attempt and attempt.tree_end is None
-    return "is running" if alive else "ended, not judged yet"
+    if attempt.tree_end is not None:
+        return "ended, not judged yet"
+    return "is running" if not isinstance(run.state, Finished) else "left as it was"
 
 
 def ended_how(code: int | None, signal: int | None) -> str:
@@ -274,7 +275,16 @@ def summary(told: Report) -> str:
     begin = f"{OUTCOMES[told.outcome]}, {count(len(told.attempts), 'attempt')}, {progress(told)}"
     if told.steps_done is None:
         return f"{begin}: {told.reason}." if told.reason else f"{begin}."
-    return f"{begin}, {_batch(told)}, {_replays(told)}."
+    reason = told.certificate.reasons[0] if told.certificate.reasons else ""
+    match told.certificate.verdict:
+        case Verdict.PROVED:
+            return f"{begin}, {_batch(told)}, {_replays(told)}."
+        case Verdict.CONSISTENT:
+            return f"{begin}, {_batch(told)}, {_replays(told)}, not proved: {reason}."
+        case Verdict.NOT_PROVABLE:
+            return f"{begin}, nothing proved: {reason}."
+        case Verdict.VIOLATED:
+            return f"{begin}, certificate VIOLATED: {reason}."
 
 
 OUTCOMES = {
@@ -296,24 +306,18 @@ def progress(told: Report) -> str:
 
 def _batch(told: Report) -> str:
     certificate = told.certificate
-    if certificate.verdict is Verdict.VIOLATED:
-        return f"CERTIFICATE VIOLATED ({certificate.reasons[0]})"
-    if certificate.verdict is Verdict.NOT_PROVABLE:
-        return "effective batch not counted"
     if certificate.effective_batch is None:
         return "no fixed effective batch"
-    where = "at every step"
-    if certificate.short_steps:
-        where += f" but {count(certificate.short_steps, 'epoch end')}"
-    if certificate.verdict is Verdict.CONSISTENT:
-        where = f"at {count(certificate.steps_counted, 'step')}, not proved ({certificate.reasons[0]})"
-    return f"effective batch {certificate.effective_batch} counted {where}"
+    proved = certificate.verdict is Verdict.PROVED
+    where = "every step" if proved else count(certificate.steps_counted, "step")
+    short = f" (fewer at {count(certificate.short_steps, 'epoch end')})" if certificate.short_steps else ""
+    return f"effective batch {certificate.effective_batch} counted at {where}{short}"
 
 
 def _replays(told: Report) -> str:
     certificate = told.certificate
     if not certificate.replayed_steps:
-        again = sum(a.lost_steps for a in told.attempts)
+        again = any(a.lost_steps for a in told.attempts)
         return "replayed steps not compared" if again else "no step ran twice"
     if certificate.verdict is Verdict.PROVED:
         return "replayed steps equal"

@@ -1,0 +1,165 @@
+"""Draw the report with rich: one screen, whatever the night was.
+
+This module loads rich, which takes a tenth of a second: import it when there is something to draw.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from guardian.core.reporting import summary
+from guardian.ui import wording
+from guardian.ui.plots import ASCII, BRAILLE, loss_curve
+from guardian.ui.text import clean, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from guardian.core.reporting import AttemptReport, Report
+    from guardian.ui.plots import Marks
+
+WIDE = 100
+"""Columns from which a row has room for the time at which an attempt began."""
+ROOMY = 5
+"""Rows up to which each may take further lines."""
+CURVE_HEIGHT = 6
+INDENT = "  "
+COLUMNS = (f"{INDENT}#", "began", "steps", "took", "lost", "ended")
+
+
+def draw(told: Report, *, width: int, color: bool, braille: bool) -> str:
+    """The report in lines of at most `width` columns; the last one, the summary, is never broken."""
+    page = io.StringIO()
+    console = Console(
+        file=page,
+        width=width,
+        height=1000,
+        color_system="standard" if color else None,
+        force_terminal=color,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    head = wording.headline(told)
+    marks = BRAILLE if braille else ASCII
+    parts = (
+        _head(told, head, width),
+        _facts(told, width),
+        _attempts(told, width),
+        _curve(told, width, marks),
+    )
+    for part in parts:
+        if part is not None:
+            console.print(part)
+            console.print()
+    if told.next_argv is not None:
+        # Never broken, as the summary: it is there to be copied.
+        console.print(_next(told.next_argv), soft_wrap=True)
+        console.print()
+    console.print(Text(clean(summary(told), 1000), f"bold {head.color}"), soft_wrap=True)
+    return "\n".join(line.rstrip() for line in page.getvalue().rstrip("\n").split("\n"))
+
+
+def _head(told: Report, head: wording.Headline, width: int) -> RenderableType:
+    title = Text.assemble((f" {head.badge} ", f"bold {head.color} reverse"), " ", (head.sentence, "bold"))
+    return Group(title, Text(" " + clean(f"{told.name}: {shlex.join(told.argv)}", width - 2), "dim"))
+
+
+def _facts(told: Report, width: int) -> RenderableType:
+    known = wording.facts(told)
+    label_width = max(len(fact.label) for fact in known) + len(INDENT)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(width=label_width)
+    grid.add_column(width=width - label_width - 4)
+    for fact in known:
+        lines = (
+            (fact.lines[0], *(f"- {line}" for line in fact.lines[1:])) if fact.label == "certificate" else fact.lines
+        )
+        grid.add_row(Text(f"{INDENT}{fact.label}", "dim"), Text("\n".join(lines), fact.style))
+    return grid
+
+
+def _next(argv: tuple[str, ...]) -> Text:
+    return Text.assemble((f"{INDENT}go on with  ", "dim"), (clean(shlex.join(argv), 1000), "bold"))
+
+
+def _curve(told: Report, width: int, marks: Marks) -> RenderableType | None:
+    height = CURVE_HEIGHT if len(told.attempts) <= ROOMY else CURVE_HEIGHT - 2
+    lines = loss_curve(told.losses, width=width - 1, height=height, marks=marks)
+    if not lines:
+        return None
+    legend = f", {marks.restart} where an attempt went on" if marks.restart in lines[-2] else ""
+    return Text("\n".join([f"{INDENT}loss{legend}", *lines]))
+
+
+# --- the attempts ------------------------------------------------------------------------------------------------
+
+
+def _attempts(told: Report, width: int) -> RenderableType:
+    first, hidden, last = wording.grouped(told.attempts)
+    if not first:
+        return Text(f"{INDENT}No attempt was started.", "dim")
+    roomy = len(first) + len(last) <= ROOMY
+    rows = _table(told, first, width, roomy=roomy, header=True)
+    if not hidden:
+        return rows
+    between = Text(INDENT + clean(f"… {wording.counted(hidden)}", width - 1 - len(INDENT)), "dim")
+    return Group(rows, between, _table(told, last, width, roomy=roomy, header=False))
+
+
+def _table(told: Report, attempts: tuple[AttemptReport, ...], width: int, *, roomy: bool, header: bool) -> Table:
+    widths = _widths(told, width)
+    grid = Table(
+        box=None, show_header=header, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0), show_edge=False
+    )
+    for name, columns in widths.items():
+        grid.add_column(name, width=columns, no_wrap=True, overflow="ellipsis")
+    for one in attempts:
+        cells = dict(_cells(told, one, roomy=roomy))
+        grid.add_row(*(cells[name] for name in widths))
+    return grid
+
+
+def _widths(told: Report, width: int) -> dict[str, int]:
+    """Columns of the table, as wide as what they show; the words get what is left."""
+    shown = [dict(_cells(told, one, roomy=False)) for one in _visible(told)]
+    widths = {name: max(len(name), *(cells[name].cell_len for cells in shown)) for name in COLUMNS[:-1]}
+    if width < WIDE:
+        del widths["began"]
+    left = width - sum(widths.values()) - 2 * len(widths) - 1
+    return {**widths, COLUMNS[-1]: left}
+
+
+def _visible(told: Report) -> tuple[AttemptReport, ...]:
+    first, _, last = wording.grouped(told.attempts)
+    return first + last
+
+
+def _cells(told: Report, one: AttemptReport, *, roomy: bool) -> Iterator[tuple[str, Text]]:
+    yield COLUMNS[0], Text(f"{INDENT}{one.number}")
+    yield "began", Text(wording.began(one, told.wall_s), "dim")
+    yield "steps", Text(wording.span(one))
+    yield "took", Text(duration(one.seconds))
+    yield "lost", Text(wording.cost(one))
+    yield COLUMNS[-1], _ending(one, roomy=roomy)
+
+
+def _ending(one: AttemptReport, *, roomy: bool) -> Text:
+    """How it ended, its line of the log, where it went on from, what was changed; changes are never crowded out."""
+    style = {"finished": "green", "is running": "cyan"}.get(one.end, "" if one.cause is None else "red")
+    changed = ", ".join(wording.changes(one))
+    text = Text.assemble((clean(one.end), style))
+    for detail, apart in ((wording.evidence(one), roomy), (wording.origin(one), roomy), (changed, True)):
+        if detail:
+            text.append("\n" if apart else ", ")
+            text.append(detail, "dim")
+    return text
