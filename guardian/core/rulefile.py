@@ -2,7 +2,7 @@
 
 id = "port-in-use"                  # of the file's own choosing: lower case, digits, dashes
 class = "port_in_use"               # what it is called in reports: CLASSES
-title = "The port {port} is taken"  # {name}: what a pattern captured as (?P<name>...)
+title = "The port {port} is taken"  # {name}: what a pattern captured as (?P<name>...); {exit}: how it ended
 role = "cause"                      # see ROLES
 explains = ["network"]              # classes that are its consequences where both are seen
 false_friends = "What looks like it and is not."
@@ -15,6 +15,9 @@ repeat = 3                          # so often ("once" if left out, "budget": as
 advise = "..."
 [[try]]
 give_up = "What the user can do."
+
+A pattern that captures (?P<exitcode>...) tells how the process ended that its line is about, as torchrun does of the
+rank that fell first, and (?P<local_rank>...) which one it was: conditions on exits then hold for it too.
 """
 
 from __future__ import annotations
@@ -276,7 +279,7 @@ def _when(table: _Table) -> tuple[Comparison, ...]:
 
 def _check_fields(top: _Table, rule: Rule) -> None:
     """A text may only name what a pattern of the rule captures."""
-    captured = {name for pattern in rule.patterns for name in _GROUP.findall(pattern)}
+    captured = {"exit", *(name for pattern in rule.patterns for name in _GROUP.findall(pattern))}
     texts: list[tuple[Path, str]] = [(("title",), rule.title)]
     for place, rung in enumerate(rule.ladder):
         texts += [

@@ -120,6 +120,12 @@ class Rule:
         """Its log patterns; their places are the numbers in `Hit.pattern`."""
         return tuple(c.pattern for c in (*self.any, *self.all) if isinstance(c, Log))
 
+    @property
+    def patterns_needed(self) -> bool:
+        """Whether no exit alone can make it true."""
+        logs = [isinstance(c, Log) for c in self.all]
+        return any(logs) or (bool(self.any) and all(isinstance(c, Log) for c in self.any))
+
     def holds(self, hit: frozenset[int], exits: tuple[Exit, ...]) -> bool:
         """Whether the patterns with these numbers and one of these exits make it true."""
         number = -1

@@ -1,0 +1,320 @@
+"""Say what ended an attempt, from everything that was seen of it. Pure, and asked once the attempt is whole.
+
+The order of judgement: an end that is as it should be; a stop that was asked for (what is printed after it means
+nothing); causes that the log names, the earliest first; how the process died; an exception of any kind; symptoms;
+and at last what is unknown, said as such. The first line of evidence is always the deciding one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from guardian.core import case as cases
+from guardian.core import tracebacks
+from guardian.core.case import Case, Death
+from guardian.core.events import Cause, Diagnosed, Hit, Line
+from guardian.core.exits import SIGNALS, signal_name
+from guardian.core.rules import Rule, filled
+from guardian.core.run import Attempt, Run
+
+EXIT_0_EARLY = "exit_0_early"
+LAST_LINES = 3
+FINITE_OVER = 3
+"""So many last logs without one finite number are a training that has gone bad, not one skipped step."""
+FROM_OUTSIDE = frozenset(SIGNALS[name] for name in ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM"))
+"""What others send. What a process does wrong ends it otherwise."""
+KERNEL_COUNTER = "the kernel's counter of OOM kills"
+
+
+def diagnose(rules: tuple[Rule, ...], attempt: Attempt, run: Run) -> Diagnosed:
+    """The diagnosis of an attempt that has ended; `cause` None: it ended as it should."""
+    case = cases.make(rules, attempt, run)
+    if attempt.start_failed is not None:
+        cause: Cause | None = _not_started(attempt.start_failed)
+    elif _finished(case):
+        cause = _went_bad(case)
+    elif attempt.stop is not None and case.ended_by_us:
+        cause = _stopped(attempt.stop.why)
+    elif case.own.code == 0:
+        cause = _ended_early(case)
+    else:
+        cause = _failed(case)
+    return Diagnosed(attempt.number, cause)
+
+
+def remark(run: Run, attempt: Attempt) -> str | None:
+    """What should be said of an attempt that was accepted as finished although it stopped short; None: nothing."""
+    if attempt.diagnosed is None or attempt.diagnosed.cause is not None or attempt.ended is None:
+        return None
+    case = cases.make((), attempt, run)
+    if case.own.code != 0 or run.created.family is None or _finished(case):
+        return None
+    step, total = cases.last_step(attempt), cases.max_steps(attempt, run)
+    return f"it ended at step {_count(step)} of {_count(total)} twice, without a reason that can be seen: accepted"
+
+
+# --- ends that are as they should be ---------------------------------------------------------------------------
+
+
+def _finished(case: Case) -> bool:
+    """Exit 0, and all steps done or the trainer's own decision; of a command that nobody knows, exit 0 is enough."""
+    attempt, run = case.attempt, case.run
+    if case.own.code != 0:
+        return False
+    step, total = cases.last_step(attempt), cases.max_steps(attempt, run)
+    if step is not None and total is not None and step >= total:
+        return True
+    if case.ended_by_us:
+        return False
+    if run.created.family is None or {"-h", "--help"} & set(run.created.argv):
+        return True
+    ends = {end.by for end in attempt.training_ends}
+    return bool(ends) and ends <= {"trainer", "epochs", "max_steps"}
+
+
+def _went_bad(case: Case) -> Cause | None:
+    """A run that reached its end with numbers that are none is no finished run."""
+    attempt = case.attempt
+    logs = [attempt.logged[i] for i in range(max(0, len(attempt.logged) - FINITE_OVER), len(attempt.logged))]
+    bad = [log for log in logs if _nan(log.loss) or _nan(log.grad_norm)]
+    if len(bad) < FINITE_OVER:
+        return None
+    last = bad[-1]
+    text = f"step {_count(last.step)}: loss {last.loss}, gradient norm {last.grad_norm}"
+    return Cause(
+        id="nan_loss",
+        variant=None,
+        rule=None,
+        title="It reached its last step with a loss or a gradient that is not a number",
+        evidence=(Line(None, text),),
+        retries=0,
+        advice="Lower the learning rate, lengthen the warm-up, or train in bf16; the last checkpoints may be spoilt.",
+    )
+
+
+def _nan(value: float | None) -> bool:
+    return value is not None and not math.isfinite(value)
+
+
+def _stopped(why: str) -> Cause:
+    return Cause(
+        id="preempted_or_interrupted",
+        variant="asked",
+        rule=None,
+        title=f"It was ended because of this: {why}",
+        evidence=(Line(None, why),),
+        retries=None,
+    )
+
+
+def _ended_early(case: Case) -> Cause | None:
+    """Exit 0 before the last step: for a reason that the log names, told by a signal, or without a reason."""
+    named = _named(case, "cause")
+    if named is not None:
+        return named
+    step, total = cases.last_step(case.attempt), cases.max_steps(case.attempt, case.run)
+    where = f"step {_count(step)} of {_count(total)}"
+    if any(end.by == "signal" for end in case.attempt.training_ends):
+        text = f"the training loop was told to stop by a signal at {where}; the job ended with exit code 0"
+        title = "It was told to stop by a signal from outside, and stopped in good order"
+        return Cause("preempted_or_interrupted", "graceful", None, title, (Line(None, text),), None)
+    if _same_early_end(case):
+        return None
+    evidence = (Line(None, f"exit code 0 at {where}"), *_last_lines(case.tail))
+    title = f"It ended with exit code 0 at {where}, and nothing says why"
+    return Cause("unknown", EXIT_0_EARLY, None, title, evidence, 1)
+
+
+def _same_early_end(case: Case) -> bool:
+    """The attempt before ended at the same step in the same way."""
+    number = case.attempt.number
+    if number < 2:
+        return False
+    before = case.run.attempts[number - 2]
+    cause = before.diagnosed.cause if before.diagnosed else None
+    return (
+        cause is not None and cause.variant == EXIT_0_EARLY and cases.last_step(before) == cases.last_step(case.attempt)
+    )
+
+
+# --- failures ----------------------------------------------------------------------------------------------------
+
+
+def _failed(case: Case) -> Cause:
+    # After a launcher that fell, guardian ended the ranks: what they said of that is no cause.
+    log_counts = case.attempt.stop is None or case.own.signal is None
+    return (
+        (_named(case, "cause") if log_counts else None)
+        or _died(case)
+        or _exception(case)
+        or _named(case, "symptom")
+        or _unknown(case)
+    )
+
+
+def _named(case: Case, role: str) -> Cause | None:
+    """The earliest of the rules of a role that the log makes true, without those that another one explains."""
+    hits = [hit for hit in case.hits if _counts(case, hit)]
+    true: list[tuple[Hit, Rule]] = []
+    for rule in (r for r in case.rules if r.role == role):
+        own = [hit for hit in hits if hit.rule == rule.id]
+        if own and rule.holds(frozenset(hit.pattern for hit in own), case.exits):
+            true.append((own[0], rule))
+    explained = {failure for _, rule in true for failure in rule.explains if failure != rule.failure}
+    left = [one for one in true if one[1].failure not in explained] or true
+    if not left:
+        return None
+    hit, rule = min(left, key=lambda one: one[0].offset)
+    return _of_rule(case, rule, hit.line, dict(hit.captures))
+
+
+def _counts(case: Case, hit: Hit) -> bool:
+    """Of a process that was ended from outside while it trained, only the last lines can have to do with its end."""
+    ended_from_outside = case.deaths and case.deaths[0].exit.signal in FROM_OUTSIDE and case.facts["steps_done"]
+    first = next((line.number for line in case.tail if line.number is not None), None)
+    return not ended_from_outside or first is None or (hit.line.number or 0) >= first
+
+
+def _died(case: Case) -> Cause | None:
+    """By the way the process ended: the kernel's kill, or a rule about exits."""
+    killed = next((death for death in case.deaths if death.exit.signal == SIGNALS["SIGKILL"]), None)
+    if killed is not None:
+        return _killed(case, killed)
+    for rule in (r for r in case.rules if r.role == "cause" and not r.patterns_needed):
+        for death in case.deaths:
+            if rule.holds(frozenset(), (death.exit,)):
+                return _of_rule(case, rule, death.line, {})
+    return None
+
+
+def _killed(case: Case, death: Death) -> Cause:
+    """SIGKILL leaves no word: the kernel's counter alone can tell its OOM killer from somebody's kill -9."""
+    counted = case.attempt.ended.oom_kills if case.attempt.ended else None
+    if counted:
+        kills = f"the kernel counted {counted} OOM {'kill' if counted == 1 else 'kills'} during the attempt"
+        return Cause(
+            id="host_oom",
+            variant=None,
+            rule=None,
+            title="The kernel killed it because memory ran out",
+            evidence=(death.line, Line(None, kills)),
+            retries=1,
+            advice="Give it more memory, or fewer data loader workers, a smaller device batch, shorter sequences.",
+        )
+    seen = "; the kernel counted no OOM kill" if counted == 0 else ""
+    return Cause(
+        id="preempted_or_interrupted",
+        variant="killed",
+        rule=None,
+        title=f"Ended from outside by SIGKILL{seen}",
+        evidence=(death.line, *_last_lines(case.tail)),
+        retries=None,
+        blind=() if counted == 0 else (KERNEL_COUNTER,),
+    )
+
+
+def _exception(case: Case) -> Cause | None:
+    """The exception that ended the process: that of the rank that fell first, else the last one.
+
+    Of the many that a log may hold, those that a symptom explains and those after which Python goes on do not count.
+    """
+    by_id = {rule.id: rule for rule in case.rules}
+    symptoms = {hit.line.number for hit in case.hits if by_id.get(hit.rule) and by_id[hit.rule].role == "symptom"}
+    in_tail = {one.line.number: one for one in tracebacks.raised(case.tail)}
+    no_cause = symptoms | {number for number, one in in_tail.items() if one.aside}
+    known = [(hit, by_id[hit.rule]) for hit in case.hits if by_id.get(hit.rule) and by_id[hit.rule].role == "fallback"]
+    lines = {number: one.line for number, one in in_tail.items()} | {hit.line.number: hit.line for hit, _ in known}
+    candidates = [lines[number] for number in sorted(lines, key=lambda n: n or 0) if number not in no_cause]
+    chosen = _deciding(case, candidates)
+    if chosen is None:
+        return None
+    hit, rule = next(((h, r) for h, r in known if h.line.number == chosen.number), (None, None))
+    if rule is None:
+        rule = next((r for r in case.rules if r.role == "fallback" and r.failure == "code_bug"), None)
+    if rule is None:
+        return Cause(
+            "code_bug", None, None, "An exception ended the job", (chosen,), 1 if case.facts["steps_done"] else 0
+        )
+    return _of_rule(case, rule, chosen, dict(hit.captures) if hit else {})
+
+
+def _deciding(case: Case, lines: list[Line]) -> Line | None:
+    """Which exception line decides: the one that left the training loop, the first of the failed rank, the last."""
+    left = [(one.type.rpartition(".")[2], _first_line(one.text)) for one in case.attempt.exceptions]
+    of_loop = [line for line in lines if any(kind in line.text and text in line.text for kind, text in left)]
+    of_rank = [line for line in lines if tracebacks.rank_of(line.text) is not None]
+    of_first = [line for line in of_rank if tracebacks.rank_of(line.text) == case.first_rank]
+    first = (of_loop or of_first or of_rank)[:1]
+    return first[0] if first else (lines[-1] if lines else None)
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _unknown(case: Case) -> Cause:
+    own, ended = case.own, case.attempt.ended
+    blind = ended.blind if ended else ()
+    if not own.seen:
+        why = "its keeper was killed" if case.attempt.keeper_lost else "guardian was not there, and no record was left"
+        title = "Nobody saw how it ended"
+        evidence = (Line(None, why), *_last_lines(case.tail))
+        return Cause("unknown", "unseen", None, title, evidence, None, blind=(*blind, "the exit code"))
+    how = cases.how(ended.code if ended else None, own)
+    last = _last_lines(case.tail)
+    evidence = (*last, case.deaths[0].line) if last else (case.deaths[0].line,)
+    title = f"It ended {how}, and its log names no cause that is known"
+    return Cause("unknown", None, None, title, evidence, 1, blind=blind)
+
+
+def _not_started(error: str) -> Cause:
+    return Cause(
+        id="config_conflict",
+        variant="not_started",
+        rule=None,
+        title="The command cannot be started",
+        evidence=(Line(None, error),),
+        retries=0,
+        advice="Check the command's first word: is the program installed, on PATH and executable?",
+    )
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+def _of_rule(case: Case, rule: Rule, line: Line, captures: dict[str, str]) -> Cause:
+    fields = _exit_fields(case) | captures
+    advice = rule.advice(case.facts)
+    return Cause(
+        id=rule.failure,
+        variant=None,
+        rule=rule.id,
+        title=filled(rule.title, fields),
+        evidence=(Line(line.number, line.text.strip()),),
+        retries=rule.retries(case.facts),
+        advice=filled(advice, fields) if advice else None,
+    )
+
+
+def _exit_fields(case: Case) -> dict[str, str]:
+    """What a rule's text can name without capturing it."""
+    if not case.deaths:
+        return {}
+    one = case.deaths[0].exit
+    return {"exit": signal_name(one.signal) if one.signal is not None else f"exit code {one.code}"}
+
+
+def _last_lines(tail: Iterable[Line]) -> tuple[Line, ...]:
+    """The last lines that say something, the very last one first."""
+    said = [Line(line.number, text) for line in tail if (text := _shown(line.text))]
+    return tuple(reversed(said[-LAST_LINES:]))
+
+
+def _shown(text: str) -> str:
+    """What a line shows in the end: carriage returns overwrite what was before."""
+    return next((part.strip() for part in reversed(text.split("\r")) if part.strip()), "")
+
+
+def _count(number: int | None) -> str:
+    return "an unknown number" if number is None else str(number)
