@@ -112,24 +112,18 @@ def _heights(points: list[tuple[int, float]], columns: int, rows: int, low: floa
 
 
 def _line(heights: list[int | None], rows: int) -> list[list[bool]]:
-    """Dots, each column joined to the one before it."""
+    """Dots, with what lies between two neighbours shared by their columns."""
     grid = [[False] * len(heights) for _ in range(rows)]
     before: int | None = None
     for at, height in enumerate(heights):
         if height is not None:
             grid[height][at] = True
-            if before is not None:
-                middle = (before + height) // 2
-                for row in _between(before, middle):
-                    grid[row][at - 1] = True
-                for row in _between(middle, height):
-                    grid[row][at] = True
+            last = height if before is None else before
+            for row in range(min(last, height) + 1, max(last, height)):
+                nearer = at - 1 if abs(row - last) < abs(row - height) else at
+                grid[row][nearer] = True
         before = height
     return grid
-
-
-def _between(one: int, other: int) -> range:
-    return range(min(one, other), max(one, other) + 1)
 
 
 def _row(grid: list[list[bool]], row: int, columns: int, marks: Marks) -> str:

@@ -29,7 +29,10 @@ def render(told: Report, width: int, color: bool, encoding: str | None = None) -
 
     encoding = encoding or getattr(sys.stdout, "encoding", None) or "ascii"
     columns = max(WIDTH_MIN, min(width, WIDTH_MAX))
-    return narrow(draw(told, width=columns, color=color, braille=is_utf8(encoding)), encoding)
+    if is_utf8(encoding):
+        return draw(told, width=columns, color=color, braille=True)
+    # An ellipsis becomes three dots.
+    return narrow(draw(told, width=columns - 2, color=color, braille=False), encoding)
 
 
 def markdown(told: Report) -> str:

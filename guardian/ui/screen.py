@@ -71,7 +71,8 @@ def draw(told: Report, *, width: int, color: bool, braille: bool) -> str:
 
 def _head(told: Report, head: wording.Headline, width: int) -> RenderableType:
     title = Text.assemble((f" {head.badge} ", f"bold {head.color} reverse"), " ", (head.sentence, "bold"))
-    return Group(title, Text(" " + clean(f"{told.name}: {shlex.join(told.argv)}", width - 2), "dim"))
+    command = clean(f"{told.name}: {shlex.join(told.argv)}", width)
+    return Group(title, Text(f" {command}", "dim", no_wrap=True, overflow="ellipsis"))
 
 
 def _facts(told: Report, width: int) -> RenderableType:
@@ -112,7 +113,7 @@ def _attempts(told: Report, width: int) -> RenderableType:
     rows = _table(told, first, width, roomy=roomy, header=True)
     if not hidden:
         return rows
-    between = Text(INDENT + clean(f"… {wording.counted(hidden)}", width - 1 - len(INDENT)), "dim")
+    between = Text(f"{INDENT}… {wording.counted(hidden)}", "dim", no_wrap=True, overflow="ellipsis")
     return Group(rows, between, _table(told, last, width, roomy=roomy, header=False))
 
 
