@@ -242,19 +242,19 @@ def fold(run: Run, record: ev.Record) -> Run:
     """The run after one more record; records of an attempt that is not known are ignored."""
     wall = record.stamp.wall
     event = record.event
-    run = replace(run, heard_wall=max(run.heard_wall, wall))
+    heard = max(run.heard_wall, wall)
     whole = _OF_RUN.get(type(event))
     if whole is not None:
-        return whole(run, event, wall)
+        return whole(replace(run, heard_wall=heard), event, wall)
     part = _OF_ATTEMPT.get(type(event))
     number = getattr(event, "attempt", None)
     if part is None or number is None or not 1 <= number <= len(run.attempts):
-        return run
-    before = run.attempts[number - 1]
-    after = part(before, event, wall)
+        return replace(run, heard_wall=heard)
+    after = part(run.attempts[number - 1], event, wall)
     attempts = (*run.attempts[: number - 1], after, *run.attempts[number:])
-    run = replace(run, attempts=attempts)
-    return _move(run, event, wall) if number == len(attempts) else run
+    # One copy for each record: a fold over a million steps is made of little else.
+    state = _moved(run.state, after, event, wall) if number == len(attempts) else run.state
+    return replace(run, attempts=attempts, state=state, heard_wall=heard)
 
 
 def _supervisor_started(run: Run, event: ev.SupervisorStarted, wall: float) -> Run:
@@ -304,25 +304,20 @@ def _hello(attempt: Attempt, event: ev.Hello, _: float) -> Attempt:
 
 def _step_done(attempt: Attempt, event: ev.StepDone, _: float) -> Attempt:
     rank_steps = _raise_rank(attempt.rank_steps, event.rank, event.step)
-    attempt = replace(attempt, rank_steps=rank_steps)
-    if attempt.steps and event.step <= attempt.steps[-1].step:
-        return attempt
     part = _partial(attempt, event.step)
-    if any(d.rank == event.rank for d in part.done):
-        return attempt
-    done = sorted((*part.done, event), key=lambda d: d.rank)
-    return _settle(_with_partial(attempt, replace(part, done=tuple(done))))
+    if part is None or any(d.rank == event.rank for d in part.done):
+        return attempt if rank_steps == attempt.rank_steps else replace(attempt, rank_steps=rank_steps)
+    done = tuple(sorted((*part.done, event), key=lambda d: d.rank))
+    return _settle(attempt, rank_steps, Partial(part.step, done, part.losses))
 
 
 def _loss_seen(attempt: Attempt, event: ev.LossSeen, _: float) -> Attempt:
-    if attempt.steps and event.step <= attempt.steps[-1].step:
-        return attempt
     part = _partial(attempt, event.step)
-    if any(x.rank == event.rank for x in part.losses):
+    if part is None or any(x.rank == event.rank for x in part.losses):
         return attempt
     # By rank, not as they came: a sum of floats depends on its order, and a replay hears the ranks in another one.
-    losses = sorted((*part.losses, event), key=lambda x: x.rank)
-    return _settle(_with_partial(attempt, replace(part, losses=tuple(losses))))
+    losses = tuple(sorted((*part.losses, event), key=lambda x: x.rank))
+    return _settle(attempt, attempt.rank_steps, Partial(part.step, part.done, losses))
 
 
 def _logged(attempt: Attempt, event: ev.Logged, _: float) -> Attempt:
@@ -389,11 +384,10 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
 }
 
 
-def _move(run: Run, event: ev.Event, wall: float) -> Run:
+def _moved(state: State, attempt: Attempt, event: ev.Event, wall: float) -> State:
     """Where the run stands after an event of its latest attempt."""
-    state = run.state
     if isinstance(event, ev.Pinned) and isinstance(state, Checking):
-        state = Paused(run.attempts[-1].plan.not_before)
+        state = Paused(attempt.plan.not_before)
     elif isinstance(event, ev.Launched):
         state = Starting()
     elif isinstance(event, ev.StepDone | ev.Logged) and isinstance(state, Starting) and event.step:
@@ -408,7 +402,7 @@ def _move(run: Run, event: ev.Event, wall: float) -> Run:
         state = Ending(wall)
     elif isinstance(event, ev.Ended):
         state = Over()
-    return replace(run, state=state)
+    return state
 
 
 def _signalled(state: Stopping, event: ev.Signalled, wall: float) -> Stopping:
@@ -427,37 +421,33 @@ def _raise_rank(known: tuple[tuple[int, int], ...], rank: int, step: int) -> tup
     return tuple(sorted(at.items()))
 
 
-def _partial(attempt: Attempt, step: int) -> Partial:
+def _partial(attempt: Attempt, step: int) -> Partial | None:
+    """What is known of a step that may still be made whole; None: it is settled already."""
+    if attempt.steps and step <= attempt.steps[-1].step:
+        return None
     at = bisect_left(attempt.partial, step, key=lambda p: p.step)
     found = attempt.partial[at : at + 1]
     return found[0] if found and found[0].step == step else Partial(step)
 
 
-def _with_partial(attempt: Attempt, part: Partial) -> Attempt:
-    at = bisect_left(attempt.partial, part.step, key=lambda p: p.step)
-    after = bisect_right(attempt.partial, part.step, key=lambda p: p.step)
-    partial = (*attempt.partial[:at], part, *attempt.partial[after:])
-    return replace(attempt, partial=partial[-PARTIAL_MOST:])
-
-
-def _settle(attempt: Attempt) -> Attempt:
-    """Move the steps that are whole, oldest first, from `partial` to `steps`."""
+def _settle(attempt: Attempt, rank_steps: tuple[tuple[int, int], ...], news: Partial) -> Attempt:
+    """Put the news in its place, and move the steps that are whole, oldest first, from `partial` to `steps`."""
+    at = bisect_left(attempt.partial, news.step, key=lambda p: p.step)
+    after = bisect_right(attempt.partial, news.step, key=lambda p: p.step)
+    partial = (*attempt.partial[:at], news, *attempt.partial[after:])[-PARTIAL_MOST:]
+    world, steps, settled = attempt.world, attempt.steps, 0
     # The slowest rank counts: the file of another may have been read far ahead of it.
-    heard = min((step for _, step in attempt.rank_steps), default=0)
-    while attempt.partial:
-        part = attempt.partial[0]
-        if len(part.done) < attempt.world:
-            if len(attempt.rank_steps) < attempt.world or heard <= part.step:
+    heard = min((step for _, step in rank_steps), default=0)
+    for part in partial:
+        if len(part.done) >= world:
+            if len(part.losses) < world and heard - part.step < LOSS_MAY_LAG:
                 break
-            # Every rank is past it: a line was lost, and the step can never be counted whole.
-            attempt = replace(attempt, partial=attempt.partial[1:])
-            continue
-        if len(part.losses) < attempt.world and heard - part.step < LOSS_MAY_LAG:
+            steps = steps.append(_summed(part, world))
+        elif len(rank_steps) < world or heard <= part.step:
             break
-        attempt = replace(
-            attempt, partial=attempt.partial[1:], steps=attempt.steps.append(_summed(part, attempt.world))
-        )
-    return attempt
+        # Else every rank is past it: a line was lost, and the step can never be counted whole.
+        settled += 1
+    return replace(attempt, rank_steps=rank_steps, steps=steps, partial=partial[settled:])
 
 
 def _settle_all(attempt: Attempt) -> Attempt:
