@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 POSITIONS_EVERY_S = 10.0
 SETTLE_S = 1.0
-"""A changed checkpoint folder is looked at when it has been quiet for this long, or after SETTLE_MAX_S."""
-SETTLE_MAX_S = 10.0
+"""After a change below the output folder: what is renamed or announced together is looked at once."""
+LOOK_EVERY_S = 30.0
+"""Without any notice: a file that is written inside a checkpoint folder changes nothing right below its parent."""
 TREE_POLL_S = 0.2
 
 
@@ -116,20 +117,24 @@ def watch_orphans(attempt: int, mark: str, known: frozenset[processes.Identity],
 
 
 class CheckpointWatch:
-    """Posts each checkpoint of a folder once, when it is first seen complete."""
+    """Posts each checkpoint of a folder once, when it is first seen complete; `known` paths are told already."""
 
-    def __init__(self, attempt: int, folder: str, since: float | None, post: Post) -> None:
+    def __init__(self, attempt: int, folder: str, since: float | None, known: frozenset[str], post: Post) -> None:
         self.attempt = attempt
         self.folder = folder
         self._since = since
         self._post = post
-        self._seen: set[str] = set()
+        self._seen = set(known)
         self._stop = threading.Event()
         self._changed = threading.Event()
         self._changed.set()
         self._watch = checkpoints.Watch(folder, self._changed.set)
         self._thread = threading.Thread(target=self._work, name=f"checkpoints-{attempt}", daemon=True)
         self._thread.start()
+
+    def look(self) -> None:
+        """Look soon: the job says that it has saved."""
+        self._changed.set()
 
     def close(self) -> None:
         """Stop watching; bounded."""
@@ -139,11 +144,9 @@ class CheckpointWatch:
 
     def _work(self) -> None:
         while not self._stop.is_set():
-            self._changed.wait()
-            began = time.monotonic()
-            while self._changed.is_set() and time.monotonic() - began < SETTLE_MAX_S and not self._stop.is_set():
-                self._changed.clear()
-                self._stop.wait(SETTLE_S)
+            self._changed.wait(LOOK_EVERY_S)
+            self._stop.wait(SETTLE_S)
+            self._changed.clear()
             if not self._stop.is_set():
                 self._scan()
 

@@ -165,6 +165,8 @@ class Supervisor:
         self.take(event)
         if isinstance(event, ev.Hello):
             self._watch_checkpoints(event)
+        if isinstance(event, ev.Saved) and self._watch is not None:
+            self._watch.look()
         if isinstance(event, ev.KeeperLost):
             self._watch_orphans(event.attempt)
 
@@ -175,7 +177,8 @@ class Supervisor:
         if known is not None:
             known.close()
         since = checkpoints.first_write(self._attempt_folder(1) / wire.LAUNCH)
-        self._watch = sources.CheckpointWatch(hello.attempt, hello.output_dir, since, self.post)
+        told = frozenset(c.path for a in self.run.attempts for c in a.checkpoints)
+        self._watch = sources.CheckpointWatch(hello.attempt, hello.output_dir, since, told, self.post)
 
     def _housekeeping(self) -> None:
         attempt = self.run.attempt

@@ -10,7 +10,7 @@ from guardian.cli import parsing
 from guardian.core import adapters
 from guardian.core import events as ev
 from guardian.core.run import Finished
-from guardian.host import policyfile, runs, story
+from guardian.host import configs, runs, story
 from guardian.host.journal import Journal
 
 EXAMPLE = """example:
@@ -41,6 +41,6 @@ def take_over(run_dir: Path, name: str | None, *, rules: Path | None = None, sto
         return 0 if stop else run.state.exit_code
     created = run.created
     environment = os.environ | dict(created.env)
-    adapter = adapters.recognise(created.argv, environment, policyfile.read_config)
+    adapter = adapters.recognise(created.argv, environment, configs.read_config)
     session = Session(run, journal, terms(created, folder.path, adapter, environment), rules)
     return session.conduct(ev.SupervisorStarted("resume", "", reopened=not stop), stop=stop)

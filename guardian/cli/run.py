@@ -17,7 +17,7 @@ from guardian.core import policy as policies
 from guardian.core import run as stands
 from guardian.core.planning import shaping
 from guardian.errors import HostError, UserError
-from guardian.host import keeping, machine, policyfile, runs
+from guardian.host import configs, keeping, machine, policyfile, runs
 from guardian.host.clock import Clock
 from guardian.host.journal import Journal
 
@@ -56,11 +56,9 @@ def main(argv: list[str]) -> int:
     if options.json and not options.dry_run:
         raise UserError("--json goes with --dry-run here; for a run's story: guardian report --json")
     policy = policyfile.load(options.policy)
-    adapter = adapters.recognise(command, dict(os.environ), policyfile.read_config)
+    adapter = adapters.recognise(command, dict(os.environ), configs.read_config)
     if options.dry_run:
-        from guardian.cli import dry_run
-
-        return dry_run.show(command, adapter, as_json=options.json)
+        return _dry_run(options, command, adapter, policy)
     return _run(options, command, adapter, policy)
 
 
@@ -69,18 +67,7 @@ def _run(options: argparse.Namespace, command: tuple[str, ...], adapter: Adapter
     _preflight(folder.path, policy)
     # The keeper's interpreter starts while we go on; it is there when the first launch is journalled.
     standby = keeping.Standby()
-    created = ev.RunCreated(
-        run=uuid.uuid4().hex,
-        name=folder.name,
-        argv=command,
-        cwd=str(Path.cwd()),
-        family=adapter.family if adapter else None,
-        companion=not options.no_companion,
-        policy=json.dumps(policies.as_tables(policy)),
-        version=__version__,
-        uid=os.getuid(),
-        env=shaping(os.environ),
-    )
+    created = _created(options, command, adapter, policy, name=folder.name)
     clock = Clock()
     stamp = ev.Stamp(clock.wall(), clock.mono(), machine.boot_id(), machine.node(), os.getpid())
     record = ev.Record(stamp, created)
@@ -90,6 +77,32 @@ def _run(options: argparse.Namespace, command: tuple[str, ...], adapter: Adapter
 
     session = Session(stands.begin(record), journal, terms(created, folder.path, adapter, os.environ), options.rules)
     return session.conduct(ev.SupervisorStarted("run", ""), standby=standby)
+
+
+def _created(
+    options: argparse.Namespace, command: tuple[str, ...], adapter: Adapter | None, policy: Policy, *, name: str
+) -> ev.RunCreated:
+    return ev.RunCreated(
+        run=uuid.uuid4().hex,
+        name=name,
+        argv=command,
+        cwd=str(Path.cwd()),
+        family=adapter.family if adapter else None,
+        companion=not options.no_companion,
+        policy=json.dumps(policies.as_tables(policy)),
+        version=__version__,
+        uid=os.getuid(),
+        env=shaping(os.environ),
+    )
+
+
+def _dry_run(options: argparse.Namespace, command: tuple[str, ...], adapter: Adapter | None, policy: Policy) -> int:
+    from guardian.cli import dry_run
+    from guardian.cli.session import terms
+
+    created = _created(options, command, adapter, policy, name=options.name or dry_run.OUTSIDE)
+    folder = options.run_dir.absolute() / created.name
+    return dry_run.show(terms(created, folder, adapter, os.environ), adapter, as_json=options.json)
 
 
 def _split(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -51,6 +51,8 @@ def _pinned(_: Run, event: ev.Pinned, __: float) -> str:
 
 def _launched(run: Run, event: ev.Launched, _: float) -> str:
     plan = run.attempts[event.attempt - 1].plan
+    if event.attempt > 1:
+        return f"attempt {event.attempt} is started with these changes, in the same environment"
     added = " ".join(f"{name}={shlex.quote(value)}" for name, value in plan.env)
     return f"attempt {event.attempt}: {mask(shlex.join(plan.argv))}\n  with {added}, stdin from /dev/null"
 
