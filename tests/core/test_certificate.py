@@ -66,7 +66,7 @@ def test_an_accumulation_doubled_by_the_resume_is_a_violation():
     certificate = certify(resumed_at_30(split=(4, 8), rows=32))
 
     assert Verdict.VIOLATED is certificate.verdict
-    assert "32 rows instead of 16 were counted at steps 31-60 (attempt 2)" in certificate.reasons
+    assert ("32 rows instead of 16 were counted at steps 31-60 (attempt 2)",) == certificate.reasons
     assert certificate.effective_batch is None
 
 
