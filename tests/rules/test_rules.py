@@ -1,0 +1,89 @@
+"""Every rule that guardian brings holds on its samples and on nothing that only looks like them."""
+
+import os
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from guardian.core.diagnosing import diagnose
+from guardian.core.exits import normal
+from guardian.core.rules import PROGRESS
+from guardian.host import rulebook
+from guardian.host.matching import Matcher
+from tests.core.attempts import of_log, run
+from tests.rules.samples import read
+
+ROOT = Path(__file__).parent.parent.parent / "rules"
+LOGS = Path(__file__).parent.parent / "data" / "raw_logs"
+with patch.dict(os.environ, {"XDG_CONFIG_HOME": "/nonexistent"}):  # the tester's own rules do not count
+    RULES = rulebook.load(None)
+BY_ID = {rule.id: rule for rule in RULES}
+SAMPLES = [(path.stem, sample) for path in sorted(ROOT.glob("*/*.samples")) for sample in read(path.read_text("utf-8"))]
+MATCHING = [(rule, sample) for rule, sample in SAMPLES if sample.matches]
+
+
+def patterns_hit(rule, text):
+    """Which of the rule's patterns occur in the text."""
+    return frozenset(hit.pattern for hit in Matcher((rule,)).scan(text.encode(), 1, 0) if hit.rule != PROGRESS)
+
+
+@pytest.mark.parametrize("name, sample", SAMPLES, ids=lambda value: getattr(value, "source", value))
+def test_a_rule_holds_on_its_samples_alone(name, sample):
+    """Each excerpt says whether it matches, or why not."""
+    rule = BY_ID[name]
+    exits = (normal(sample.exit),)
+
+    assert sample.matches == rule.holds(patterns_hit(rule, sample.text), exits), sample.why
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_every_pattern_is_used_by_a_sample(rule):
+    """A pattern that nothing real matches is a guess."""
+    used = [patterns_hit(rule, sample.text) for name, sample in MATCHING if name == rule.id]
+
+    assert set(range(len(rule.patterns))) == set().union(*used)
+    assert [s for name, s in SAMPLES if name == rule.id and not s.matches], "no false friend is shown"
+
+
+@pytest.mark.parametrize("name, sample", MATCHING, ids=lambda value: getattr(value, "source", value))
+def test_a_sample_is_diagnosed_as_its_rules_class(name, sample):
+    """With all rules at once the right one speaks, and its evidence is a line of the excerpt."""
+    attempt = of_log(Matcher(RULES), sample.text, sample.exit)
+    cause = diagnose(RULES, attempt, run(attempt)).cause
+
+    assert BY_ID[name].failure == cause.id or BY_ID[name].role == "symptom"
+    assert cause.evidence[0].number is None or cause.evidence[0].text in sample.text
+
+
+def test_every_rule_lies_under_its_own_name_with_its_samples():
+    """<family>/<id>.toml with <id>.samples beside it."""
+    files = {path.relative_to(ROOT) for path in ROOT.glob("*/*") if path.suffix in {".toml", ".samples"}}
+    named = {Path(rule.source).relative_to("guardian.rules") for rule in RULES}
+
+    assert files == named | {path.with_suffix(".samples") for path in named}
+    assert all(Path(rule.source).stem == rule.id for rule in RULES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf_uninterrupted",
+        "swift_full_uninterrupted",
+        "swift_ddp2_gloo",
+        "lf_full",
+        "hf_killed_step7",
+        "graceful_exit_term",
+        "fault_e_nan_lr",
+    ],
+)
+def test_no_rule_speaks_on_a_log_without_a_failure_in_it(name):
+    """Thousands of lines of arguments, warnings and bars; not one is taken for a cause."""
+    hits = Matcher(RULES).scan((LOGS / f"{name}.log").read_bytes(), 1, 0)
+
+    assert [] == [(hit.rule, hit.text) for hit in hits]
+
+
+def test_the_rules_are_found_where_they_are_installed():
+    """Not where the sources happen to lie."""
+    assert {"exception", "segfault", "refused"} <= BY_ID.keys()
