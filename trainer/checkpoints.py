@@ -82,9 +82,11 @@ def rotate(output_dir: Path, *, limit: int | None, protected: frozenset[Path]) -
     """
     if not limit or limit < 1:
         return []
+    kept = {path.resolve() for path in protected}
     whole = sorted((folder for folder in _checkpoints(output_dir) if fault(folder) is None), key=_completed)
-    surplus = len(whole) - max(limit, len(protected & set(whole)))
-    deleted = [folder for folder in whole if folder not in protected][: max(0, surplus)]
+    candidates = [folder for folder in whole if folder.resolve() not in kept]
+    surplus = len(whole) - max(limit, len(whole) - len(candidates))
+    deleted = candidates[: max(0, surplus)]
     for folder in deleted:
         delete(folder)
     return deleted
@@ -130,6 +132,12 @@ def recorded_step(checkpoint: Path) -> int:
     return int(state["global_step"]) if isinstance(state, dict) else -1
 
 
+def recorded_arguments(checkpoint: Path) -> dict[str, Any]:
+    """What args.json says of the run that wrote the folder; nothing where another program wrote it."""
+    arguments = _read_json(checkpoint / ARGUMENTS_FILE)
+    return arguments if isinstance(arguments, dict) else {}
+
+
 def fault(checkpoint: Path) -> str | None:
     """Why no run can go on from this folder; None when one can."""
     if not checkpoint.is_dir():
@@ -141,8 +149,7 @@ def fault(checkpoint: Path) -> str | None:
         return f"{STATE_FILE} is missing or damaged"
     if _NAME.fullmatch(checkpoint.name) and state["global_step"] != step_of(checkpoint):
         return f"{STATE_FILE} is of step {state['global_step']}"
-    arguments = _read_json(checkpoint / ARGUMENTS_FILE)
-    return _weights_fault(checkpoint) or _progress_fault(checkpoint, arguments if isinstance(arguments, dict) else {})
+    return _weights_fault(checkpoint) or _progress_fault(checkpoint, recorded_arguments(checkpoint))
 
 
 def _weights_fault(checkpoint: Path) -> str | None:

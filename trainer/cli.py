@@ -10,8 +10,9 @@ from guardian.errors import UserError
 
 from . import launch, output_folder
 from .command_line import given_values
-from .data import DEMO, check_files, load_rows
+from .data import check_files, load_rows
 from .help_text import help_text
+from .model_loading import is_tiny
 from .settings import decide
 
 
@@ -32,7 +33,7 @@ def _run(words: list[str]) -> int:
     group = launch.group_from(os.environ)
     settings = decide(given, group)
     output_folder.make(settings.output_dir)
-    launch.limit_threads(group, tiny=settings["model"] == DEMO)
+    launch.limit_threads(group, tiny=is_tiny(settings["model"]))
     if group.needs_launcher:
         check_files(settings.data)
         launch.become_torchrun(words, group)

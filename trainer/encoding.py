@@ -100,7 +100,13 @@ def _ended(answer: str, content: str, tokenizer: Any) -> str:
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]], *, asked: bool = False) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked))
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked))
+    except TemplateError as error:
+        begins = messages[0]["content"][:60]
+        raise UserError(f"the chat template refuses the row that begins with {begins!r}: {error}") from None
 
 
 def _rows(split: list[list[Piece]], tokenizer: Any) -> Iterator[dict[str, list[int]]]:

@@ -173,7 +173,12 @@ _RANKS = Group(
     (
         Argument("ddp_backend", "str", help="default: gloo without a GPU"),
         Argument("ddp_timeout", "int", 18_000_000, "seconds"),
-        Argument("ddp_find_unused_parameters", "bool"),
+        Argument(
+            "ddp_find_unused_parameters",
+            "bool",
+            default=False,
+            help="true for mixtures of experts, some of which may see no token in a step",
+        ),
         Argument("ddp_bucket_cap_mb", "int"),
         Argument("ddp_broadcast_buffers", "bool"),
         Argument("ddp_static_graph", "bool", majors=_NEW),

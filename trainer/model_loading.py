@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from .data import DEMO
 from .settings import Settings
 
 _ADAPTER = "adapter_config.json"
+_TINY_BYTES = 16 * 2**20  # weights for which a second thread costs more than it brings
 
 
 def stay_local(settings: Settings) -> None:
@@ -51,6 +53,12 @@ def base_of(model: str) -> str:
 
 def is_adapter(model: str) -> bool:
     return (Path(model) / _ADAPTER).is_file()
+
+
+def is_tiny(model: str) -> bool:
+    base = base_of(model)
+    weights = [file.stat().st_size for file in Path(base).glob("*.safetensors")] if base != DEMO else []
+    return base == DEMO or 0 < sum(weights) < _TINY_BYTES
 
 
 def load_tokenizer(settings: Settings) -> Any:
@@ -99,6 +107,9 @@ def load_model(settings: Settings, tokenizer: Any, dtype: str) -> Any:
     if full:
         return model
     from peft import PeftModel
+
+    # What peft says at every save about a base that lies in no folder.
+    warnings.filterwarnings("ignore", message="Could not find a config file in demo")
 
     if is_adapter(named):
         with _one_line(f"--model {named}: the adapter cannot be loaded"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from guardian.errors import UserError
 
-from . import model_loading, output_folder
+from . import checkpoints, model_loading, output_folder
 from .data import Rows
 from .help_text import written
 from .notes import say
@@ -54,7 +54,17 @@ def _introduce(settings: Settings) -> None:
         f" x {settings.world_size} {'rank' if settings.world_size == 1 else 'ranks'}"
     )
     if settings.resume_from:
-        say(f"resuming from {settings.resume_from}")
+        _introduce_resume(settings, settings.resume_from)
+
+
+def _introduce_resume(settings: Settings, checkpoint: Path) -> None:
+    say(f"resuming from {checkpoint}")
+    before = checkpoints.recorded_arguments(checkpoint)
+    batch, rate = before.get("effective_batch"), before.get("learning_rate")
+    if batch not in {None, settings.effective_batch}:
+        say(f"the checkpoint comes from {batch} rows per optimizer step: from here on it is another experiment")
+    if rate not in {None, settings["learning_rate"]}:
+        say(f"learning_rate {settings['learning_rate']} changes nothing: the checkpoint's schedule from {rate} goes on")
 
 
 def _token_rows(settings: Settings, rows: Rows, tokenizer: Any) -> tuple[Any, Any]:
@@ -113,9 +123,7 @@ def _nothing_left(settings: Settings, trainer: Any) -> bool:
     """Trainer would train one step beyond the end."""
     if settings.resume_from is None:
         return False
-    from .checkpoints import recorded_step
-
-    done, last = recorded_step(settings.resume_from), _last_step(settings, len(trainer.train_dataset))
+    done, last = checkpoints.recorded_step(settings.resume_from), _last_step(settings, len(trainer.train_dataset))
     if done < last:
         return False
     say(f"nothing left to train: {settings.resume_from} is at step {done} of {last}")
@@ -149,8 +157,8 @@ def _stop_reason(trainer: Any) -> str | None:
         return None
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, EarlyStoppingCallback):
-            patience = callback.early_stopping_patience
-            if callback.early_stopping_patience_counter >= patience:
-                times = "evaluation" if patience == 1 else f"{patience} evaluations"
-                return f"Stopped early at step {state.global_step} of {state.max_steps}: no better {times}"
+            bad = callback.early_stopping_patience_counter
+            if bad >= callback.early_stopping_patience:
+                at = f"at step {state.global_step} of {state.max_steps}"
+                return f"Stopped early {at}: evaluations without a better one: {bad}"
     return f"Stopped at step {state.global_step} of {state.max_steps}: the trainer was asked to"
