@@ -47,7 +47,9 @@ def loss_curve(
     points = sorted({step: _bounded(loss) for attempt in attempts for step, loss in attempt}.items())
     losses = [loss for _, loss in points if math.isfinite(loss)]
     columns = width - LABEL_WIDTH - 1
-    if len(losses) < 2 or points[-1][0] == points[0][0] or columns < 8 or height < 2:
+    if len(losses) < 2 or points[-1][0] == points[0][0] or height < 2:
+        return []
+    if columns < max(8, len(f"{points[0][0]} {points[-1][0]}")):
         return []
     low, high = min(losses), max(losses)
     per, tall = marks.dots
