@@ -145,6 +145,17 @@ def test_the_job_is_born_with_the_supervisors_oom_score(attempt):
     assert Path("/proc/self/oom_score_adj").read_text() == attempt.log
 
 
+def test_the_keeper_is_spared_by_the_memory_killer_where_that_may_be_asked(attempt):
+    """Of a whole cgroup that is ended for lack of memory, the witness is left."""
+    code = "import os; os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'-1000')"
+    refused = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode != 0
+    attempt.launch("sleep", "1000").told(keeping.Started)
+
+    expected = Path("/proc/self/oom_score_adj").read_text() if refused else "-1000\n"
+    score = Path(f"/proc/{attempt.keeper.pid}/oom_score_adj")
+    assert until(lambda: score.read_text() == expected)
+
+
 def test_the_job_cannot_signal_us_by_signalling_its_group(attempt):
     """`kill 0` is common in launch scripts; the keeper lives to tell of it."""
     attempt.launch("sh", "-c", "kill -KILL 0")
@@ -164,6 +175,13 @@ def test_bytes_that_are_no_text_reach_the_job_as_they_are(tmp_path):
     whole = os.fsencode(odd)
     log = (attempt.folder / wire.JOB_LOG).read_bytes()
     assert [whole, whole, os.fsencode(tmp_path) + b"/" + whole] == log.splitlines()
+
+
+def test_a_path_means_the_same_bytes_under_any_locale(monkeypatch):
+    """Python decodes what it got by the locale; the keeper, which may see another one, gets UTF-8 or surrogates."""
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode("latin-1"))
+
+    assert b"caf\xe9" == keeper.encoded(keeping.portable("café"))
 
 
 @given(st.lists(st.binary().filter(lambda b: b"\0" not in b)), st.binary(min_size=1))
@@ -288,6 +306,27 @@ def test_the_launchers_death_is_not_the_end_while_a_grandchild_lives(attempt):
 
     processes.send(orphan.identity, signal.SIGKILL)
     assert 2 == attempt.told(keeping.TreeEnd).reaped
+
+
+def test_only_the_first_process_is_the_launcher(attempt):
+    """An orphan that fails before it is a process of the tree, and not the job's answer."""
+    attempt.launch("sh", "-c", "(sh -c 'echo $$; exit 9' &); read line < fifo; exit 5", cwd=fifo(attempt.folder))
+    orphan = int(attempt.said("\n"))
+    until(lambda: processes.look(orphan) is None, "the orphan's burial")
+    open_fifo(attempt.folder)
+
+    assert 5 == attempt.told(keeping.LauncherExit).code
+    assert 2 == attempt.told(keeping.TreeEnd).reaped
+
+
+def test_a_log_that_is_cut_while_the_job_writes_gets_no_hole(attempt):
+    """Everybody appends: after a cut the next line stands at the beginning."""
+    attempt.launch("sh", "-c", "echo first; read line < fifo; echo second", cwd=fifo(attempt.folder)).said("first")
+    os.truncate(attempt.folder / wire.JOB_LOG, 0)
+    open_fifo(attempt.folder)
+    attempt.told(keeping.TreeEnd)
+
+    assert "second\n" == attempt.log
 
 
 def test_a_signal_to_the_keeper_ends_nothing(attempt):
@@ -481,17 +520,30 @@ def test_a_closed_keeper_says_no_more_and_keeps_on(attempt):
     assert keeping.connect(os.getuid(), attempt.run, attempt.number) is not None
 
 
-def test_a_listener_that_never_reads_delays_nobody(attempt):
-    """Its buffer fills, it is dropped, and the end reaches the one who listens."""
-    fifo(attempt.folder)
-    attempt.launch("sh", "-c", "read line < fifo; exit 2", cwd=attempt.folder).told(keeping.Started)
-    deaf = [keeping.reach(wire.socket_name(os.getuid(), attempt.run, 1))[0] for _ in range(keeper.MAX_CLIENTS + 5)]
+def test_a_crowd_that_never_reads_delays_nobody(attempt):
+    """Some are let in, the rest is sent away, and the end reaches the one who listens."""
+    attempt.launch("sh", "-c", "read line < fifo; exit 2", cwd=fifo(attempt.folder)).told(keeping.Started)
+    crowd = [keeping.reach(wire.socket_name(os.getuid(), attempt.run, 1))[0] for _ in range(keeper.MAX_CLIENTS + 5)]
     open_fifo(attempt.folder)
 
     assert 2 == attempt.told(keeping.LauncherExit).code
-    assert attempt.told(keeping.KeeperGone)
-    for link in deaf:
+    attempt.told(keeping.KeeperGone)
+    assert keeper.MAX_CLIENTS - 1 == sum(link.recv(1) == b"{" for link in crowd)
+    for link in crowd:
         link.close()
+
+
+def test_who_knocks_while_the_keeper_leaves_still_hears_the_story(tmp_path):
+    """A connection that was taken by the kernel and not yet by the keeper is not forgotten at the end."""
+    address = wire.socket_name(os.getuid(), new_run(), 1)
+    story = keeper.Story()
+    told = story.tell("tree_end", reaped=1)
+    with keeper.hold(address[1:]) as lock:
+        link, _ = keeping.reach(address)
+        keeper.stay(lock, -1, story, keeper.Records(os.fsencode(tmp_path)))
+
+    assert told == link.recv(4096)
+    link.close()
 
 
 def test_a_full_buffer_drops_the_listener_and_not_the_keeper():

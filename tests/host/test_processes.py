@@ -300,14 +300,20 @@ def test_a_stale_keeper_is_nobodys_parent(start):
 
 
 def test_the_caller_and_what_it_starts_are_not_the_jobs():
-    """Not even when the caller carries the mark, being a job of another guardian."""
+    """Not even when the caller carries the mark, or descends from who does: a job's script may ask about itself."""
     mark = wire.mark(new_run(), 1)
-    code = f"import sys, subprocess; sys.path[:0] = {[p for p in sys.path if p]!r}; from guardian.host import processes; c = subprocess.Popen(['sleep', '1000'], env={{}}); print(len(processes.tree(None, {mark!r}))); c.kill()"
-    told = subprocess.run(
-        [sys.executable, "-c", code], env={wire.ENV_MARK: mark}, capture_output=True, text=True, check=True
-    )
+    code = f"""
+import subprocess, sys
+sys.path[:0] = {[place for place in sys.path if place]!r}
+from guardian.host import processes
+helper = subprocess.Popen(["sleep", "1000"], env={{}})
+print(*(process.name for process in processes.tree(None, {mark!r})))
+helper.kill()
+"""
+    argv = ["sh", "-c", '"$@"; exit 0', "sh", sys.executable, "-c", code]
+    told = subprocess.run(argv, env={wire.ENV_MARK: mark}, capture_output=True, text=True, check=True)
 
-    assert "0\n" == told.stdout
+    assert "sh\n" == told.stdout
 
 
 def test_a_mark_is_the_whole_mark(start):
