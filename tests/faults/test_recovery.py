@@ -8,6 +8,7 @@ import os
 import signal
 
 import pytest
+
 from tests.faults.harness import DEMO, Guarded, Sampler, surviving
 
 STEPS = 24

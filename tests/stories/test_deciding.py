@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 
 import pytest
-from tests.core import stories as tell
-from tests.core.stories import story
 
 from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core.planning import Terms
 from guardian.core.policy import DEFAULT, Budget
+from tests.core import stories as tell
+from tests.core.stories import story
 
 
 @dataclass(frozen=True)
