@@ -129,7 +129,7 @@ class _Table:
     def only(self, *keys: str) -> None:
         for key in self.values:
             if key not in keys:
-                self.complain(key, f"there is no such key here{_nearest(key, keys)}")
+                self.complain(key, f"there is no such key here{_nearest(key, keys)}", key)
 
     def text(self, key: str, *, required: bool = True) -> str:
         value = self.values.get(key)

@@ -26,16 +26,18 @@ def read_text(path: str, *, trusted: bool = False) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    with open(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise UserError(f"{path}: is not a file")
         if trusted:
             refuse_strangers(path, facts)
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             content = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_BYTES:
         raise UserError(f"{path}: is larger than {MAX_BYTES >> 20} MiB")
     try:
