@@ -74,8 +74,10 @@ def loss_curve(
 
 
 def _bounded(loss: float) -> float:
-    """A log may hold any number; differences of these stay numbers."""
-    return max(-1e99, min(1e99, loss)) if math.isfinite(loss) else math.nan
+    """A log may hold any number; differences of these stay numbers, and their labels stay short."""
+    if not math.isfinite(loss):
+        return math.nan
+    return max(-1e99, min(1e99, loss)) if abs(loss) >= 1e-98 else 0.0
 
 
 def _places(points: list[tuple[int, float]], columns: int) -> _Places:

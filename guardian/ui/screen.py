@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 WIDE = 100
 """Columns from which a row has room for the time at which an attempt began."""
-ROOMY = 5
-"""Rows up to which each may take further lines."""
+ROOMY = 4
+"""Rows up to which each may take several lines."""
 CURVE_HEIGHT = 6
 INDENT = "  "
 COLUMNS = (f"{INDENT}#", "began", "steps", "took", "lost", "ended")
@@ -122,17 +122,18 @@ def _table(told: Report, attempts: tuple[AttemptReport, ...], width: int, *, roo
     grid = Table(
         box=None, show_header=header, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0), show_edge=False
     )
+    words = COLUMNS[-1]
     for name, columns in widths.items():
-        grid.add_column(name, width=columns, no_wrap=True, overflow="ellipsis")
+        grid.add_column(name, width=columns, no_wrap=not (roomy and name == words), overflow="ellipsis")
     for one in attempts:
-        cells = dict(_cells(told, one, roomy=roomy))
+        cells = dict(_cells(told, one, limit=widths[words] if roomy else None))
         grid.add_row(*(cells[name] for name in widths))
     return grid
 
 
 def _widths(told: Report, width: int) -> dict[str, int]:
     """Columns of the table, as wide as what they show; the words get what is left."""
-    shown = [dict(_cells(told, one, roomy=False)) for one in _visible(told)]
+    shown = [dict(_cells(told, one, limit=None)) for one in _visible(told)]
     widths = {name: max(len(name), *(cells[name].cell_len for cells in shown)) for name in COLUMNS[:-1]}
     if width < WIDE:
         del widths["began"]
@@ -145,22 +146,25 @@ def _visible(told: Report) -> tuple[AttemptReport, ...]:
     return first + last
 
 
-def _cells(told: Report, one: AttemptReport, *, roomy: bool) -> Iterator[tuple[str, Text]]:
+def _cells(told: Report, one: AttemptReport, *, limit: int | None) -> Iterator[tuple[str, Text]]:
     yield COLUMNS[0], Text(f"{INDENT}{one.number}")
     yield "began", Text(wording.began(one, told.wall_s), "dim")
     yield "steps", Text(wording.span(one))
     yield "took", Text(duration(one.seconds))
     yield "lost", Text(wording.cost(one))
-    yield COLUMNS[-1], _ending(one, roomy=roomy)
+    yield COLUMNS[-1], _ending(one, limit)
 
 
-def _ending(one: AttemptReport, *, roomy: bool) -> Text:
-    """How it ended, its line of the log, where it went on from, what was changed; changes are never crowded out."""
+def _ending(one: AttemptReport, limit: int | None) -> Text:
+    """How it ended, its line of the log, where it went on from, what was changed.
+
+    With a limit each has a line of that length, the first one two; without, only changes are never crowded out.
+    """
     style = {"finished": "green", "is running": "cyan"}.get(one.end, "" if one.cause is None else "red")
     changed = ", ".join(wording.changes(one))
-    text = Text.assemble((clean(one.end), style))
-    for detail, apart in ((wording.evidence(one), roomy), (wording.origin(one), roomy), (changed, True)):
+    text = Text.assemble((clean(one.end, 2 * limit - 10 if limit else 200), style))
+    for detail, apart in ((wording.evidence(one), limit), (wording.origin(one), limit), (changed, True)):
         if detail:
             text.append("\n" if apart else ", ")
-            text.append(detail, "dim")
+            text.append(clean(detail, limit or 200), "dim")
     return text

@@ -214,10 +214,11 @@ def _value(value: str | None) -> str:
 
 
 def evidence(one: AttemptReport) -> str:
-    """The first line that tells why it ended."""
-    if one.cause is None or not one.cause.evidence:
+    """The first line of the log that tells why it ended; where there is none, what else was seen."""
+    seen = one.cause.evidence if one.cause else ()
+    line = next((x for x in seen if x.number is not None), seen[0] if seen else None)
+    if line is None:
         return ""
-    line = one.cause.evidence[0]
     text = clean(line.text, 160)
     return text if line.number is None else f"line {line.number}: {text}"
 

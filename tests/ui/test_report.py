@@ -89,6 +89,18 @@ def test_two_kills_are_understood_at_a_glance():
     assert re.search(r"  1  \d\d:\d\d:\d\d  1-35   54 s  5 steps, 24 s  killed by signal 9", shown)
 
 
+def test_a_line_of_the_log_is_shown_rather_than_how_the_process_ended():
+    """The exit is in the title already; where the log is silent, it is all there is."""
+    exit_code, line = ev.Line(None, "the process ended with 1"), ev.Line(9, "KeyError: 'text'")
+
+    def shown(*seen):
+        """An attempt that ended with this evidence."""
+        return screen(story(launched(), killed(ev.Cause("code_bug", None, None, "A bug", seen, None))))
+
+    assert "line 9: KeyError: 'text'" in shown(exit_code, line)
+    assert "the process ended with 1" in shown(exit_code)
+
+
 def test_a_violated_certificate_is_the_first_thing_to_be_read():
     """With its reason, what was changed, and what else went wrong."""
     shown = screen(VIOLATED)
