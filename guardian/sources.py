@@ -6,7 +6,6 @@ A source that breaks posts `SourceLost` and is blind from then on.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -15,10 +14,12 @@ from typing import TYPE_CHECKING
 from guardian.core import events as ev
 from guardian.core import hearing, metrics, wire
 from guardian.host import checkpoints, keeping, logs, processes
+from guardian.host.private import write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from guardian.core.run import Attempt
     from guardian.host.matching import Matcher
 
     Post = Callable[[ev.Event], None]
@@ -35,12 +36,19 @@ class AttemptFiles:
     """Follows job.log and the heartbeats of one attempt and posts what they say."""
 
     def __init__(
-        self, attempt: int, folder: Path, post: Post, *, matcher: Callable[[], Matcher], position: ev.Positions | None
+        self,
+        attempt: Attempt,
+        folder: Path,
+        post: Post,
+        *,
+        matcher: Callable[[], Matcher],
+        heartbeat_offsets: Mapping[int, int],
     ) -> None:
-        self._attempt = attempt
+        position = attempt.positions
+        self._attempt = attempt.number
         self._post = post
         self._matcher = matcher
-        self._companion = False
+        self._companion = bool(attempt.hellos)
         self._told = time.monotonic()
         self._follower = logs.Follower(
             folder,
@@ -49,6 +57,7 @@ class AttemptFiles:
             on_lost=self._lost,
             offset=position.offset if position else 0,
             lines=position.lines if position else 0,
+            heartbeat_offsets=heartbeat_offsets,
         )
         self._follower.start()
 
@@ -164,9 +173,4 @@ class CheckpointWatch:
 
 def write_control(folder: Path, *, request: int, save_at: int) -> None:
     """Ask the companions to save at a step and stop (core/wire.py, control.json)."""
-    target = folder / wire.CONTROL
-    half = target.with_suffix(".tmp")
-    text = f'{{"id": {request}, "save_at": {save_at}, "stop": true}}\n'
-    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-        file.write(text)
-    half.replace(target)
+    write_private(folder / wire.CONTROL, f'{{"id": {request}, "save_at": {save_at}, "stop": true}}\n')

@@ -29,7 +29,7 @@ from guardian.host import checkpoints, keeping, logs, machine, pins, processes
 from guardian.host.launching import write_launch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from guardian.core.planning import Terms
     from guardian.core.rules import Rule
@@ -72,7 +72,10 @@ class Outlook:
 class Supervisor:
     """Owns a run until it is finished."""
 
-    def __init__(self, run: Run, journal: Journal, outlook: Outlook) -> None:
+    def __init__(
+        self, run: Run, journal: Journal, outlook: Outlook, *, heard_upto: Mapping[int, int] | None = None
+    ) -> None:
+        """`heard_upto`: bytes of each rank's heartbeat that are in `run` already, where its last attempt may live."""
         self.run = run
         self._journal = journal
         self._outlook = outlook
@@ -83,6 +86,7 @@ class Supervisor:
         self._keeper: keeping.Keeper | None = None
         self._files: sources.AttemptFiles | None = None
         self._watch: sources.CheckpointWatch | None = None
+        self._heard_upto = heard_upto or {}
         self._working: set[tuple[str, int]] = set()
         self._looked = 0.0
         self._journal_fails = False
@@ -259,10 +263,16 @@ class Supervisor:
 
     def _follow(self, number: int) -> None:
         attempt = self.run.attempts[number - 1]
-        folder = self._attempt_folder(number)
         self._files = sources.AttemptFiles(
-            number, folder, self.post, matcher=self._outlook.matcher, position=attempt.positions
+            attempt,
+            self._attempt_folder(number),
+            self.post,
+            matcher=self._outlook.matcher,
+            heartbeat_offsets=self._heard_upto,
         )
+        self._heard_upto = {}
+        if attempt.hello is not None:
+            self._watch_checkpoints(attempt.hello)
 
     def _ask_save(self, attempt: int, save_at: int) -> bool:
         if not self.take(ev.SaveAsked(attempt, save_at)):

@@ -40,9 +40,7 @@ def _json(spec: JobSpec, planned: Planned) -> dict[str, object]:
         "effective_batch": spec.effective_batch,
         "argv": list(planned.argv),
         "env": dict(planned.env),
-        "findings": [
-            {"id": f.id, "severity": f.severity, "message": f.message, "fix": f.fix} for f in spec.findings
-        ],
+        "findings": [{"id": f.id, "severity": f.severity, "message": f.message, "fix": f.fix} for f in spec.findings],
     }
 
 

@@ -35,12 +35,14 @@ def take_over(run_dir: Path, name: str | None, *, rules: Path | None = None, sto
 
     folder = runs.find(run_dir, name)
     journal, _ = Journal.open(folder.journal)
-    run = story.load(folder)
+    told = story.tell(folder)
+    run = told.run
     if isinstance(run.state, Finished) and (stop or run.state.outcome is ev.Outcome.FINISHED):
         sys.stdout.write(f"guardian: run {folder.name} is over: {run.state.outcome.value} ({run.state.reason})\n")
         return 0 if stop else run.state.exit_code
     created = run.created
     environment = os.environ | dict(created.env)
     adapter = adapters.recognise(created.argv, environment, configs.read_config)
-    session = Session(run, journal, terms(created, folder.path, adapter, environment), rules)
+    run_terms = terms(created, folder.path, adapter, environment)
+    session = Session(run, journal, run_terms, rules, heard_upto=told.heartbeat_offsets)
     return session.conduct(ev.SupervisorStarted("resume", "", reopened=not stop), stop=stop)

@@ -19,6 +19,7 @@ from guardian.core.wire import JOB_LOG
 from guardian.errors import HostError
 from guardian.host.clock import Clock
 from guardian.host.control import Ear
+from guardian.host.private import write_private
 from guardian.supervisor import Outlook, Supervisor
 from guardian.ui.narrating import narrate
 from guardian.ui.plain import Terminal
@@ -67,7 +68,15 @@ def terms(created: ev.RunCreated, folder: Path, adapter: Adapter | None, environ
 class Session:
     """One supervisor with its terminal; `conduct` returns the exit code of the process."""
 
-    def __init__(self, run: Run, journal: Journal, run_terms: Terms, rules: Path | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        journal: Journal,
+        run_terms: Terms,
+        rules: Path | None,
+        *,
+        heard_upto: Mapping[int, int] | None = None,
+    ) -> None:
         self._terminal = Terminal()
         self._folder = Path(run_terms.folder)
         read_rules, matcher = _rules(rules)
@@ -79,7 +88,7 @@ class Session:
             environment=os.environ | dict(run.created.env),
             told=self._told,
         )
-        self._supervisor = Supervisor(run, journal, outlook)
+        self._supervisor = Supervisor(run, journal, outlook, heard_upto=heard_upto)
 
     def conduct(self, started: ev.SupervisorStarted, *, standby: Standby | None = None, stop: bool = False) -> int:
         """Supervise to the end. `stop`: end the run as soon as what lives of it is found."""
@@ -130,7 +139,7 @@ class Session:
         told = report(run)
         if isinstance(run.state, Finished):
             try:
-                (self._folder / "report.md").write_text(markdown(told), "utf-8")
+                write_private(self._folder / "report.md", markdown(told))
             except OSError as error:
                 self._terminal.say(f"report.md was not written: {error.strerror}")
         width, color = screen()

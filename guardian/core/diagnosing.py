@@ -21,7 +21,7 @@ from guardian.core.run import Attempt, Run
 EXIT_0_EARLY = "exit_0_early"
 LAST_LINES = 3
 FINITE_OVER = 3
-"""So many last logs without one finite number are a training that has gone bad, not one skipped step."""
+"""So many last logs with a gradient that is no number are a training that has gone bad; one is a skipped step."""
 FROM_OUTSIDE = frozenset(SIGNALS[name] for name in ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM"))
 """What others send. What a process does wrong ends it otherwise."""
 KERNEL_COUNTER = "the kernel's counter of OOM kills"
@@ -75,10 +75,9 @@ def _finished(case: Case) -> bool:
 
 def _went_bad(case: Case) -> Cause | None:
     """A run that reached its end with numbers that are none is no finished run."""
-    attempt = case.attempt
-    logs = [attempt.logged[i] for i in range(max(0, len(attempt.logged) - FINITE_OVER), len(attempt.logged))]
+    logs = [log for log in case.attempt.logged if log.loss is not None or log.grad_norm is not None][-FINITE_OVER:]
     bad = [log for log in logs if _nan(log.loss) or _nan(log.grad_norm)]
-    if len(bad) < FINITE_OVER:
+    if not bad or len(bad) < len(logs) or not (_nan(logs[-1].loss) or len(logs) == FINITE_OVER):
         return None
     last = bad[-1]
     text = f"step {_count(last.step)}: loss {last.loss}, gradient norm {last.grad_norm}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING
 
 from guardian.core import wire
+from guardian.host.private import write_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,9 +20,4 @@ def write_launch(folder: Path, planned: Planned) -> None:
     Of the environment only what guardian adds is kept: the rest is the caller's, and may hold secrets.
     """
     content = {"attempt": planned.attempt, "argv": list(planned.argv), "env": dict(planned.env)}
-    half = folder / (wire.LAUNCH + ".tmp")
-    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(half, folder / wire.LAUNCH)
+    write_private(folder / wire.LAUNCH, json.dumps(content, indent=1))
