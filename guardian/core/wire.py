@@ -35,8 +35,9 @@ COMPANION_KNOBS = frozenset({"fingerprint", "restore_batch", "restore_intervals"
 #   hello   once per training loop and rank, from on_train_begin: pid, rank, local_rank, world, step, max_steps,
 #           device_batch (the micro batch that the trainer really uses on this rank), batch_argument (the argument),
 #           accumulation, data_parallel (world size that multiplies the batch), effective_batch (their product),
-#           steps_per_epoch, save_steps, logging_steps, learning_rate (argument), output_dir (absolute), trainer (class),
-#           resumed_from (path or null), versions {python, torch, transformers, peft, accelerate, deepspeed}
+#           steps_per_epoch, save_steps, logging_steps, learning_rate (argument), output_dir (absolute), the trainer's
+#           class (trainer), the checkpoint or null (resumed_from), and versions, an object of python, torch,
+#           transformers, peft, accelerate and deepspeed
 #   step    after each optimizer step: step (finished steps), rows, tokens (that entered forward on this rank in this
 #           step), fp (hex, sum mod 2^64) or absent, lr (that the step used), loss [step, value] or absent: the sum over
 #           the micro-batches of what training_step returned; on a GPU it is read one step late, without a sync
