@@ -33,8 +33,14 @@ def test_values_have_the_kind_of_their_argument():
         *["--columns", '{"q": "query"}', "--save_steps", "10", "--logging_steps", "0.1"],
     ]
     expected = {
-        "max_steps": -1, "learning_rate": 1e-4, "bf16": True, "fp16": False, "dataset": ("a.jsonl#5", "demo"),
-        "columns": {"q": "query"}, "save_steps": 10, "logging_steps": 0.1,
+        "max_steps": -1,
+        "learning_rate": 1e-4,
+        "bf16": True,
+        "fp16": False,
+        "dataset": ("a.jsonl#5", "demo"),
+        "columns": {"q": "query"},
+        "save_steps": 10,
+        "logging_steps": 0.1,
     }
 
     assert expected == given_values(argv, {})

@@ -30,10 +30,24 @@ def test_the_defaults_are_those_of_ms_swift():
     """For adapters on a model that is not the demo."""
     settings = decide(GIVEN, Group())
     expected = {
-        "tuner_type": "lora", "learning_rate": 1e-4, "lr_scheduler_type": "cosine", "weight_decay": 0.1,
-        "adam_beta2": 0.95, "seed": 42, "data_seed": 42, "save_steps": 500, "eval_steps": 500, "logging_steps": 5,
-        "lora_rank": 8, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ("all-linear",),
-        "gradient_checkpointing": True, "num_train_epochs": 3.0, "max_steps": -1, "eval_strategy": "no",
+        "tuner_type": "lora",
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.1,
+        "adam_beta2": 0.95,
+        "seed": 42,
+        "data_seed": 42,
+        "save_steps": 500,
+        "eval_steps": 500,
+        "logging_steps": 5,
+        "lora_rank": 8,
+        "lora_alpha": 32,
+        "lora_dropout": 0.05,
+        "target_modules": ("all-linear",),
+        "gradient_checkpointing": True,
+        "num_train_epochs": 3.0,
+        "max_steps": -1,
+        "eval_strategy": "no",
     }
 
     assert expected == {name: settings[name] for name in expected}

@@ -1,0 +1,190 @@
+"""Real runs, each a process of its own: what a newcomer sees, and what a killed run does when it goes on."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+
+import pytest
+from guardian.trainer import checkpoints
+
+from tests.trainer.jobs import DEMO, PATIENCE_S, logged, losses, run, run_until_killed, start
+
+pytest.importorskip("torch")
+
+TWELVE = (*DEMO, "--output_dir", "out", "--max_steps", "12", "--save_steps", "5")  # two epochs of six steps
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory):
+    """The first command of the README, with a line for each step."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    printed = run("--model", "demo", "--dataset", "demo", "--output_dir", "out", "--logging_steps", "1", cwd=folder)
+    (made,) = (folder / "out").iterdir()
+    return made, printed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Loss by step of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(*TWELVE, cwd=folder)
+    return losses(folder / "out")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A folder whose run was SIGKILLed in its seventh step or soon after, beyond checkpoint-5."""
+    folder = tmp_path_factory.mktemp("killed")
+    run_until_killed(*TWELVE, cwd=folder, step=7)
+    return folder
+
+
+def same(expected, found):
+    """Equal losses at each step, to a millionth."""
+    return {step: pytest.approx(loss, rel=1e-6, abs=1e-6) for step, loss in expected.items()} == found
+
+
+def test_the_loss_of_the_demo_falls(newcomer):
+    """Over its 200 steps, by much more than the noise of a step."""
+    values = [loss for _, loss in sorted(losses(newcomer[0]).items())]
+
+    assert 200 == len(values)
+    assert sum(values[-20:]) / 20 < 0.8 * sum(values[:20]) / 20
+
+
+def test_a_run_leaves_what_ms_swift_leaves(newcomer):
+    """A version folder with whole checkpoints, their arguments, and a log that ends with a summary."""
+    folder, _ = newcomer
+    arguments = json.loads((folder / "args.json").read_text())
+    steps = sorted(checkpoints.step_of(each) for each in folder.glob("checkpoint-*"))
+
+    assert re.fullmatch(r"v0-\d{8}-\d{6}", folder.name)
+    assert (list(range(20, 201, 20)), set()) == (
+        steps,
+        {checkpoints.fault(each) for each in folder.glob("checkpoint-*")} - {None},
+    )
+    assert {"checkpoint-20", "args.json", "logging.jsonl"} <= {each.name for each in folder.iterdir()}
+    assert (4, 4, 16) == tuple(
+        arguments[name] for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "effective_batch")
+    )
+    assert ("checkpoint-200", 200, None) == (
+        logged(folder)[-1]["last_model_checkpoint"].rpartition("/")[2],
+        *(logged(folder)[-1][name] for name in ("global_step", "stop_reason")),
+    )
+
+
+def test_the_printed_lines_are_the_logged_numbers(newcomer):
+    """As transformers 5 prints them: a dict of texts with four digits, each on a line of its own."""
+    folder, printed = newcomer
+    lines = [ast.literal_eval(line) for line in printed.splitlines() if line.startswith("{")]
+
+    assert [f"{entry['loss']:.4g}" for entry in logged(folder) if "loss" in entry] == [
+        line["loss"] for line in lines if "loss" in line
+    ]
+    assert ("1/200", "200/200") == (lines[0]["global_step/max_steps"], lines[-1]["global_step/max_steps"])
+    assert "where nothing was given: tuner_type full" in printed
+    assert "rows per optimizer step: 16 = 4 per rank x 4 accumulated x 1 rank" in printed
+
+
+def test_a_checkpoint_is_a_model(newcomer, tmp_path):
+    """--model <checkpoint> begins with the loss that the run had reached."""
+    folder, _ = newcomer
+    begin = (
+        "--dataset",
+        "demo#16",
+        "--tuner_type",
+        "full",
+        "--max_steps",
+        "1",
+        "--output_dir",
+        "out",
+        "--add_version",
+        "no",
+    )
+    run("--model", str(folder / "checkpoint-200"), *begin, cwd=tmp_path)
+
+    assert losses(tmp_path / "out")[1] < 0.8 * losses(folder)[1]
+
+
+def test_a_run_killed_and_resumed_repeats_the_undisturbed_one(undisturbed, killed, tmp_path):
+    """The same losses at every step, those that ran twice among them, over the end of an epoch."""
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    before = len(logged(tmp_path / "out"))
+    printed = run(*TWELVE, "--resume_from_checkpoint", "true", cwd=tmp_path)
+
+    assert "resuming from out/checkpoint-5" in printed
+    assert {*range(6, 13)} == {
+        int(each["global_step/max_steps"].split("/")[0]) for each in logged(tmp_path / "out")[before:-1]
+    }
+    assert same(undisturbed, losses(tmp_path / "out"))
+
+
+def test_another_split_of_the_same_batch_repeats_it_too(undisturbed, killed, tmp_path):
+    """2 x 8 in place of 4 x 4: what a supervisor does when memory runs out."""
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    split = ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "8", "--save_steps", "3")
+    run(*TWELVE, "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-5"), *split, cwd=tmp_path)
+
+    assert same(undisturbed, losses(tmp_path / "out"))
+    assert {5, 6, 9, 12} == {checkpoints.step_of(each) for each in (tmp_path / "out").glob("checkpoint-*")}
+
+
+def test_two_ranks_are_one_group(undisturbed, tmp_path):
+    """They train the rows that one process trains; each checkpoint holds the random state of both."""
+    printed = run(*TWELVE, cwd=tmp_path, ranks=2)
+
+    assert "rows per optimizer step: 16 = 4 per rank x 2 accumulated x 2 ranks" in printed
+    assert same(undisturbed, losses(tmp_path / "out"))
+    assert 2 == len({*(tmp_path / "out" / "checkpoint-5").glob("rng_state_[01].pth")})
+    assert 1 == printed.count("'12/12', 'elapsed_time'") - printed.count("'train_runtime'")
+
+
+def test_adapters_are_saved_and_trained_on(tmp_path):
+    """An adapter checkpoint can be resumed, and be the model of another run."""
+    lora = (
+        "--tuner_type",
+        "lora",
+        "--lora_dropout",
+        "0",
+        "--learning_rate",
+        "1e-2",
+        "--gradient_checkpointing",
+        "true",
+    )
+    run(*DEMO, *lora, "--output_dir", "out", "--max_steps", "8", cwd=tmp_path)
+    adapter = tmp_path / "out" / "checkpoint-8"
+    more = ("--dataset", "demo#96", "--max_steps", "1", "--output_dir", "more", "--add_version", "false")
+    run("--model", str(adapter), *more, cwd=tmp_path)
+    values = losses(tmp_path / "out")
+
+    assert (None, True) == (checkpoints.fault(adapter), (adapter / "adapter_model.safetensors").exists())
+    assert losses(tmp_path / "more")[1] < (values[1] + values[8]) / 2
+
+
+def test_early_stopping_is_said_and_ends_well(tmp_path):
+    """A learning rate of nothing improves nothing."""
+    stop = ("--split_dataset_ratio", "0.1", "--early_stop_interval", "2", "--learning_rate", "0", "--eval_steps", "1")
+    printed = run(*DEMO, *stop, "--output_dir", "out", "--max_steps", "9", cwd=tmp_path)
+
+    assert "Stopped early at step 3 of 9" in printed
+    assert "Stopped early at step 3 of 9" in logged(tmp_path / "out")[-1]["stop_reason"]
+
+
+def test_a_finished_run_trains_no_step_more(killed, tmp_path):
+    """The frameworks would train one beyond the end."""
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    done = ("--resume_from_checkpoint", "true", "--max_steps", "5")
+
+    assert "nothing left to train: out/checkpoint-5 is at step 5 of 5" in run(*TWELVE, *done, cwd=tmp_path)
+
+
+def test_what_only_the_framework_can_refuse_is_one_line_too(tmp_path):
+    """Before the model is loaded, without a traceback."""
+    process = start(*DEMO, "--optim", "adamx", "--output_dir", "out", cwd=tmp_path)
+    printed, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert (2, False) == (process.returncode, "Traceback" in printed)
+    assert "guardian.trainer: error: transformers refuses the arguments: adamx is not" in printed.splitlines()[-1]
