@@ -130,6 +130,7 @@ def small_model(plan):
     if plan.get("peft"):
         from peft import LoraConfig, get_peft_model
 
+        model.enable_input_require_grads()  # transformers 4.x recomputes reentrantly
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"]))
     return model
 

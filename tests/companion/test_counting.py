@@ -122,11 +122,12 @@ def test_rows_and_tokens_of_other_inputs(batch, rows, tokens):
     assert {"rows": rows, "tokens": tokens} == facts(batch, fingerprinted=False)
 
 
-def test_no_fingerprint_is_told_of_a_step_that_was_not_seen_whole():
-    """Text and then a batch of embeddings: the sum of the parts would claim too much."""
-    seen = facts(padded(ROWS), {"inputs_embeds": torch.ones(2, 7, 16)})
+@pytest.mark.parametrize("turn", [1, -1])
+def test_no_fingerprint_is_told_of_a_step_that_was_not_seen_whole(turn):
+    """Text and a batch of embeddings, in either order: the sum of the parts would claim too much."""
+    batches = [padded(ROWS), {"inputs_embeds": torch.ones(2, 7, 16)}]
 
-    assert {"rows": 6, "tokens": 28} == seen
+    assert {"rows": 6, "tokens": 28} == facts(*batches[::turn])
 
 
 def test_a_step_without_a_batch_tells_nothing():

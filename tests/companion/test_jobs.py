@@ -48,10 +48,10 @@ def test_the_learning_rate_is_the_one_that_the_optimizer_used(many):
 
 @pytest.mark.parametrize("name", ["resumed", "whole", "adapted"])
 def test_the_loss_is_that_of_the_step_summed_over_its_micro_batches(many, name):
-    """The trainer's own log of every step shows the same number."""
+    """The trainer's own log of every step shows the same number (transformers 4.x rounds it to four places)."""
     told = dict(line["loss"] for line in many.told(name, "step"))
 
-    assert many.truth(name, "loss") == pytest.approx(told, abs=1e-6)
+    assert many.truth(name, "loss") == pytest.approx(told, abs=1e-4)
 
 
 def test_nothing_of_ours_is_in_the_model_between_the_steps(many):
@@ -103,7 +103,7 @@ def test_the_intervals_of_the_command_line_win_at_a_resume(many):
 
 
 def test_the_batch_of_the_command_line_wins_over_a_restored_one(many):
-    """As transformers 4.x would have it, 8 x 4 would run 8 x 4 here: twice the effective batch that was asked for."""
+    """As transformers 4.x has it, 8 x 4 would run here: twice the effective batch that was asked for."""
     (hello,) = many.told("restored", "hello")
 
     assert (4, 16) == (hello["device_batch"], hello["effective_batch"])
@@ -231,7 +231,7 @@ def test_each_rank_tells_its_own_loss(pair):
     mean = {step: (ranks[0][step] + ranks[1][step]) / 2 for step in ranks[0]}
 
     assert ranks[0] != ranks[1]
-    assert pair.truth("shared", "loss") == pytest.approx(mean, abs=1e-6)
+    assert pair.truth("shared", "loss") == pytest.approx(mean, abs=1e-4)
 
 
 def test_all_ranks_save_and_stop_at_the_same_step(pair):

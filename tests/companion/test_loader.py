@@ -139,9 +139,9 @@ def test_a_broken_companion_leaves_the_job_unwatched(libraries, tmp_path, broken
 def test_a_trainer_of_another_shape_is_watched_as_far_as_it_goes(libraries):
     """Versions differ: the stand-in knows no evaluation and no checkpoints."""
     (libraries / "transformers" / "trainer.py").write_text(TRAINER.replace("_inner_training_loop", "loop"))
-    code = "from transformers.trainer import Trainer; print(Trainer().loop(), Trainer().training_step(None, {}))"
+    code = "from transformers.trainer import Trainer; print(Trainer().loop(), hasattr(Trainer, 'evaluate'))"
 
-    assert ("trained 0.5", "") == python(code, COMPANION, libraries)
+    assert ("trained False", "") == python(code, COMPANION, libraries)
 
 
 def test_a_module_that_is_no_trainer_at_all_is_left_alone(libraries):
