@@ -54,7 +54,7 @@ def _common(one: Path, other: Path) -> int:
         if a != b:
             return 0
         agree += 1
-    return agree if len(one) <= len(other) else 0
+    return agree
 
 
 def _line_of_value(text: str, line: int, value: str) -> int:

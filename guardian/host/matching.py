@@ -145,7 +145,7 @@ def _options() -> re2.Options:
     options = re2.Options()
     options.log_errors = False  # it would print on stderr
     options.encoding = re2.Options.Encoding.LATIN1  # bytes: in UTF-8 mode `.` would stop at a broken character
-    options.never_nl = True  # [^x] and \s must not reach into the next line
+    options.never_nl = True  # or a search for [^x]* would run on through all the lines that follow
     options.max_mem = SET_MEMORY
     return options
 

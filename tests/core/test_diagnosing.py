@@ -112,6 +112,17 @@ def test_a_rank_that_leaves_takes_the_blame_and_not_its_peers():
     assert ("code_bug", (6, "[rank1]: KeyError: 7")) == (found.id, first_line(found))
 
 
+def test_of_several_ranks_exceptions_the_one_that_failed_first_decides():
+    """Whoever printed first: torchrun names the rank."""
+    log = (
+        "[rank0]: Traceback (most recent call last):\n[rank0]: ValueError: odd\n"
+        "[rank1]: Traceback (most recent call last):\n[rank1]: KeyError: 7\n"
+        "E1 api.py:1002] failed (exitcode: 1) local_rank: 1 (pid: 8) of binary: python\n"
+    )
+
+    assert (4, "[rank1]: KeyError: 7") == first_line(cause(of_log(Matcher(RULES), log, 1)))
+
+
 def test_a_rank_that_leaves_without_a_word_leaves_the_symptom():
     """A rank called os._exit(3): what is known is who saw it go."""
     log = (
@@ -207,6 +218,8 @@ def test_the_earliest_cause_wins_and_a_consequence_never_does():
     assert "config_conflict" == cause(attempt(1, hits=(port, lost, refused))).id
     explains = tuple(replace(r, explains=("config_conflict",)) if r.id == "port-in-use" else r for r in RULES)
     assert "port_in_use" == cause(attempt(1, hits=(refused, port)), rules=explains).id
+    both = tuple(replace(r, explains=("port_in_use",)) if r.id == "arguments-refused" else r for r in explains)
+    assert "config_conflict" == cause(attempt(1, hits=(refused, port)), rules=both).id
 
 
 def test_an_exception_is_named_more_exactly_where_a_rule_knows_it():
@@ -360,6 +373,9 @@ def test_what_is_printed_after_our_own_stop_is_no_cause(code):
     stopped = attempt(code, steps=7, total=12, hits=hits, stop=STOP, signalled=SIGTERMED, **ended_by("guardian", 7, 12))
 
     assert ("preempted_or_interrupted", "asked", None) == judged(cause(stopped, stop_requests=ASKED))
+    assert "asked" == cause(stopped, stop_requests=ASKED, family=None).variant
+    fell = replace(stopped, launcher=ev.LauncherExited(1, code, None), launcher_wall=3.0)
+    assert "asked" == cause(fell, stop_requests=ASKED).variant, "asked for is asked for"
 
 
 def test_ranks_that_a_fallen_launcher_left_are_not_the_cause():

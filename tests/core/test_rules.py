@@ -180,6 +180,7 @@ def test_a_line_is_found_for_every_kind_of_key():
 
     assert [1, 2, 3, 4, 6, 8, 1, 7] == [line_of(text, path) for path in paths]
     assert 10 == line_of(text, ("t", 1, "x"), "two")
+    assert 2 == line_of("x = 1\nb.c = 2\n", ("b",)), "a table that is only written dotted"
 
 
 def test_the_vocabulary_is_sorted_and_stands_once():

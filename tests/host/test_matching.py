@@ -52,6 +52,12 @@ def test_the_ends_of_a_line_are_its_own():
     assert [] == scan([r"a\s*b", r"a[^x]b", "a.b"], b"a\nb a\rb")
 
 
+def test_broken_characters_are_characters():
+    """A log is bytes: what is no UTF-8 is matched by a dot, and words of any script are found."""
+    assert [(1, "a�b")] == scan(["a.b"], b"a\xffb\n")
+    assert [(1, "错误 7")] == scan([r"错误 \d"], "错误 7\n".encode())
+
+
 def test_a_very_long_line_is_looked_at_in_part_and_kept_in_part():
     """64 KiB are matched, 2000 bytes around the match are kept."""
     long = b"x" * 60_000 + b"boom" + b"y" * 60_000
