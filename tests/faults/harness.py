@@ -1,5 +1,6 @@
 """A guardian under test: started as a user starts it, watched from outside, its story read from its folder."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,26 @@ from guardian.host import journal, runs, story
 
 PATIENCE_S = 240
 """Generous: the machine may be slow, and no test is about speed."""
+JOBS = Path(__file__).parent.parent / "jobs"
 DEMO = ("sft", "--model", "demo", "--dataset", "demo#160", "--logging_steps", "1", "--add_version", "false")
+
+TINY = (
+    "sft",
+    "--model",
+    "demo",
+    "--dataset",
+    str(JOBS / "rows.jsonl"),
+    "--logging_steps",
+    "1",
+    "--add_version",
+    "false",
+)
+"""The same on 128 short rows: 8 steps of 16 rows are an epoch, and none takes long."""
+
+
+def harm(*things):
+    """The environment in which these things are done to the job from inside (tests/jobs/harm says what there is)."""
+    return {"PYTHONPATH": str(JOBS / "harm"), "HARM": json.dumps(things)}
 
 
 class Guarded:
@@ -85,11 +105,9 @@ class Guarded:
         """Wait until a condition of the folded run holds; an exception in it counts as not yet."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            try:
+            with contextlib.suppress(Exception):  # the folder is being made
                 if condition(self.story()):
                     return
-            except Exception:  # noqa: BLE001 - the folder is being made
-                pass
             if self.process.poll() is not None:
                 raise AssertionError(f"guardian ended before {what}:\n{self.shown()[-6000:]}")
             time.sleep(0.1)
@@ -101,6 +119,15 @@ class Guarded:
             f"step {step} of attempt {attempt}",
             lambda run: len(run.attempts) >= attempt and (run.attempts[attempt - 1].last_step or 0) >= step,
         )
+
+    def until_held(self, attempt):
+        """Wait until an attempt is in the middle of the step that it was told to hold in; the pid of that process."""
+
+        def held(_):
+            return int((self.run_folder.attempt_dir(attempt) / "held").read_text())
+
+        self.until(f"attempt {attempt} held", held)
+        return held(None)
 
     def kill_rank(self, attempt, rank=0, number=signal.SIGKILL):
         """Signal the process of a rank, as its own hello names it."""
@@ -148,25 +175,27 @@ class Sampler(threading.Thread):
         self._guarded = guarded
         self._end = threading.Event()
         self.together = set()
-        self.samples = 0
 
     def run(self):
         uuid = None
         while not self._end.wait(0.05):
             if uuid is None:
-                try:
+                with contextlib.suppress(Exception):  # the journal is being made
                     uuid = self._guarded.events(ev.RunCreated)[0].run
-                except Exception:  # noqa: BLE001 - the journal is being made
-                    continue
+                continue
             self.together.add(frozenset(marked(uuid).values()))
-            self.samples += 1
 
     def stop(self):
         """The sets of attempts that were ever seen alive together."""
         self._end.set()
         self.join()
-        assert self.samples > 0
+        assert self.together
         return {seen for seen in self.together if len(seen) > 1}
+
+    @property
+    def alone(self):
+        """The attempts that were seen alive by themselves."""
+        return {attempt for seen in self.together if len(seen) == 1 for attempt in seen}
 
 
 def surviving(run):

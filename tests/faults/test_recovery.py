@@ -9,92 +9,135 @@ import signal
 
 import pytest
 
-from tests.faults.harness import DEMO, Guarded, Sampler, surviving
+from guardian.core import events as ev
+from guardian.host import journal
+from tests.faults.harness import TINY, Guarded, Sampler, harm, surviving
 
-STEPS = 24
-JOB = (*DEMO, "--output_dir", "out", "--max_steps", str(STEPS), "--save_steps", "4")
+STEPS = 16
+JOB = (*TINY, "--output_dir", "out", "--max_steps", str(STEPS), "--save_steps", "4")
 TWO = {"NPROC_PER_NODE": "2"}
 
 
-def losses(run):
-    return {number: step.loss for number, step in surviving(run).items()}
-
-
-def same_training(run, undisturbed):
-    """Loss at each step within 1e-4 x max(1, |loss|) of the undisturbed run's, rows equal by count at each step."""
-    ours, theirs = surviving(run), surviving(undisturbed)
-    assert list(range(1, STEPS + 1)) == sorted(ours) == sorted(theirs)
-    for number, step in theirs.items():
-        assert ours[number].rows == step.rows == 16
-        assert abs(ours[number].loss - step.loss) <= 1e-4 * max(1, abs(step.loss)), f"step {number}"
-
-
-@pytest.fixture(scope="module", params=[{}, TWO], ids=["one process", "two ranks"])
-def world(request):
-    """The environment that gives the number of ranks."""
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, world):
-    """The run that nobody disturbs."""
-    guarded = Guarded(tmp_path_factory.mktemp("undisturbed"), *JOB, env=world)
+def undisturbed(folder, env):
+    """A finished run of the job."""
+    guarded = Guarded(folder, *JOB, env=env)
     assert 0 == guarded.run(), guarded.shown()[-4000:]
     return guarded
 
 
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    """The run that nobody disturbs, in one process."""
+    return undisturbed(tmp_path_factory.mktemp("one"), {})
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """The run that nobody disturbs, in two ranks under torchrun."""
+    return undisturbed(tmp_path_factory.mktemp("two"), TWO)
+
+
 @pytest.fixture
-def guarded(tmp_path, world):
-    """A run to be disturbed; nothing of it outlives the test."""
-    one = Guarded(tmp_path, *JOB, env=world)
-    yield one
-    one.clean_up()
+def disturbed(tmp_path):
+    """Starts a run in which harm is done, and a sampler of its processes; nothing of them outlives the test."""
+    started = []
+
+    def start(*things, env=None):
+        guarded = Guarded(tmp_path, *JOB, env=harm(*things) | (env or {})).start()
+        started.append(guarded)
+        sampler = Sampler(guarded)
+        sampler.start()
+        return guarded, sampler
+
+    yield start
+    for guarded in started:
+        guarded.clean_up()
 
 
-def test_an_undisturbed_run_is_proved_and_leaves_one_attempt(undisturbed):
-    """The baseline of all others, and the report of a quiet night."""
-    report = undisturbed.report()
+def same_training(guarded, undisturbed):
+    """Loss at each step within 1e-4 x max(1, |loss|) of the undisturbed run's, rows equal by count at each step."""
+    ours, theirs = surviving(guarded.story()), surviving(undisturbed.story())
+    assert list(range(1, STEPS + 1)) == sorted(ours) == sorted(theirs)
+    for number, step in theirs.items():
+        assert 16 == ours[number].rows == step.rows
+        assert step.fingerprint == ours[number].fingerprint
+        assert abs(ours[number].loss - step.loss) <= 1e-4 * max(1, abs(step.loss)), f"step {number}"
 
-    assert ("finished", 0, STEPS, 16) == tuple(report[k] for k in ("outcome", "exit_code", "steps_done", "effective_batch"))
-    assert "proved" == report["certificate"]["verdict"]
-    assert 1 == len(report["attempts"])
 
-
-def test_a_trainer_killed_twice_finishes_with_the_same_training(guarded, undisturbed):
-    """SIGKILL of a rank in the middle of a step, in two attempts: resumed from a checkpoint each time."""
-    guarded.start()
-    sampler = Sampler(guarded)
-    sampler.start()
-    guarded.until_step(6, attempt=1)
-    guarded.kill_rank(1, rank=guarded.story().attempts[0].world - 1)
-    guarded.until_step(14, attempt=2)
-    guarded.kill_rank(2)
-
-    assert 0 == guarded.wait(), guarded.shown()[-4000:]
-
+def never_two_at_once(guarded, sampler, attempts):
+    """No process of an attempt was seen beside one of another, and each tree was gone before the next was begun."""
     assert set() == sampler.stop()
+    assert set(range(1, attempts + 1)) == sampler.alone
+    kinds = ev.Launched | ev.TreeEnded
+    seen = [r.event for r in journal.read_records(guarded.run_folder.journal) if isinstance(r.event, kinds)]
+    expected = [(kind, n) for n in range(1, attempts + 1) for kind in (ev.Launched, ev.TreeEnded)]
+    assert expected == [(type(event), event.attempt) for event in seen]
+
+
+def recovered(guarded, attempts):
+    """The report of a run that finished after so many attempts, each resumed from a checkpoint, and is proved."""
     report = guarded.report()
-    assert ("finished", STEPS, 3) == (report["outcome"], report["steps_done"], len(report["attempts"]))
+    assert ("finished", 0, STEPS, 16) == told(report, "outcome", "exit_code", "steps_done", "effective_batch")
+    assert attempts == len(report["attempts"])
+    assert all(a["resumed_from"] for a in report["attempts"][1:])
     assert "proved" == report["certificate"]["verdict"], report["certificate"]
-    assert report["certificate"]["replayed_steps"] > 0
-    assert all(a["cause"] and a["resumed_from"] for a in report["attempts"][:-1][1:])
-    same_training(guarded.story(), undisturbed.story())
+    return report
 
 
-def test_a_killed_agent_whose_ranks_live_on_is_cleared_away_and_resumed(tmp_path, request, world, undisturbed):
-    """torchrun's ranks train on as orphans: asked to save, ended, and never alive beside the next attempt's."""
-    if not world:
-        pytest.skip("one process has no agent")
-    guarded = Guarded(tmp_path, *JOB, env=world)
-    request.addfinalizer(guarded.clean_up)
-    guarded.start()
-    sampler = Sampler(guarded)
-    sampler.start()
-    guarded.until_step(6, attempt=1)
-    os.kill(guarded.story().attempts[0].job.pid, signal.SIGKILL)
+def told(report, *keys):
+    """Some values of a report."""
+    return tuple(report[key] for key in keys)
+
+
+def test_a_run_that_nobody_disturbs_is_one_attempt_and_proved(one_rank):
+    """The baseline of the others, and the report of a quiet night."""
+    report = recovered(one_rank, attempts=1)
+
+    assert (STEPS, 0) == told(report["certificate"], "steps_counted", "replayed_steps")
+    assert not report["attempts"][0]["cause"]
+
+
+def test_a_trainer_killed_twice_in_the_middle_of_a_step_finishes_the_same_training(disturbed, one_rank):
+    """SIGKILL by its own hand in the first attempt, from another process in the second."""
+    guarded, sampler = disturbed({"attempt": 1, "step": 7, "do": "kill"}, {"attempt": 2, "step": 11, "do": "hold"})
+    os.kill(guarded.until_held(2), signal.SIGKILL)
 
     assert 0 == guarded.wait(), guarded.shown()[-4000:]
 
-    assert set() == sampler.stop()
-    assert "proved" == guarded.report()["certificate"]["verdict"]
-    same_training(guarded.story(), undisturbed.story())
+    never_two_at_once(guarded, sampler, attempts=3)
+    report = recovered(guarded, attempts=3)
+    assert [(1, 6, 2), (5, 10, 2), (9, 16, 0)] == [
+        told(a, "first_step", "last_step", "lost_steps") for a in report["attempts"]
+    ]
+    assert 4 == report["certificate"]["replayed_steps"]
+    assert all("SIGKILL" in a["cause"]["title"] for a in report["attempts"][:2])
+    same_training(guarded, one_rank)
+
+
+def test_one_of_two_ranks_killed_takes_its_tree_along_and_the_run_finishes(disturbed, two_ranks):
+    """The other rank waits in a collective and torchrun ends it: all of them are gone before the next attempt."""
+    guarded, sampler = disturbed({"attempt": 1, "rank": 1, "step": 7, "do": "kill"}, env=TWO)
+
+    assert 0 == guarded.wait(), guarded.shown()[-4000:]
+
+    never_two_at_once(guarded, sampler, attempts=2)
+    report = recovered(guarded, attempts=2)
+    assert "SIGKILL" in report["attempts"][0]["cause"]["title"]
+    assert 2 == report["certificate"]["replayed_steps"]
+    same_training(guarded, two_ranks)
+
+
+def test_ranks_whose_launcher_was_killed_save_before_they_are_ended(disturbed, two_ranks):
+    """torchrun's ranks live on as orphans: they are asked to save and stop, no finished step is lost."""
+    guarded, sampler = disturbed(
+        {"attempt": 1, "rank": 0, "step": 5, "do": "kill the launcher"}, {"attempt": 1, "do": "be slow"}, env=TWO
+    )
+
+    assert 0 == guarded.wait(), guarded.shown()[-4000:]
+
+    never_two_at_once(guarded, sampler, attempts=2)
+    (asked,) = guarded.events(ev.SaveAsked)
+    first, second = recovered(guarded, attempts=2)["attempts"]
+    assert asked.save_at == first["last_step"] == second["resume_step"] < STEPS
+    assert 0 == first["lost_steps"]
+    same_training(guarded, two_ranks)

@@ -1,0 +1,145 @@
+"""Harm done inside a training job: each test says what, in which attempt, on which rank and at which step.
+
+Python runs this file at its start where the folder is on PYTHONPATH, as any user's own sitecustomize would be. HARM is
+a JSON list of objects: `do`, and where it holds `attempt`, `rank` and `step` (the step that is being made; without it,
+every step). What happens in the middle of a step happens between its first and its second micro-batch.
+"""
+
+import json
+import os
+import sys
+
+TRAINER = "guardian.trainer.saving_trainer"
+
+
+class Finder:
+    """Lets the other finders find the trainer's module, and changes its class once it is loaded."""
+
+    searching = False
+
+    def find_spec(self, name, path=None, target=None):
+        if name != TRAINER or self.searching:
+            return None
+        from importlib import util
+
+        self.searching = True
+        spec = util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def changed(module):
+            load(module)
+            harm(module.SavingTrainer)
+
+        spec.loader.exec_module = changed
+        return spec
+
+
+def wanted():
+    """What is to be done in this process."""
+    here = {"attempt": int(os.environ["GUARDIAN_MARK"].rpartition("/")[2]), "rank": int(os.environ.get("RANK", "0"))}
+    return [one for one in json.loads(os.environ["HARM"]) if all(one.get(key, here[key]) == here[key] for key in here)]
+
+
+def harm(trainer_class):
+    todo = wanted()
+    names = {one["do"] for one in todo}
+    if "shift the rows" in names:
+        shift_rows()
+    if "double the accumulation" in names:
+        double_accumulation(trainer_class)
+    in_the_middle_of_steps(trainer_class, todo)
+
+
+def shift_rows():
+    """Every epoch begins one row later, and ends with the row that it should have begun with."""
+    from accelerate.data_loader import SeedableRandomSampler
+
+    original = SeedableRandomSampler.__iter__
+
+    def shifted(self):
+        first, *rest = original(self)
+        yield from rest
+        yield first
+
+    SeedableRandomSampler.__iter__ = shifted
+
+
+def double_accumulation(trainer_class):
+    original = trainer_class.__init__
+
+    def doubled(self, *args, **options):
+        options["args"].gradient_accumulation_steps *= 2
+        original(self, *args, **options)
+
+    trainer_class.__init__ = doubled
+
+
+def in_the_middle_of_steps(trainer_class, todo):
+    original = trainer_class.training_step
+    begun = {}
+
+    def harmed(self, *args, **options):
+        step = self.state.global_step + 1
+        begun[step] = begun.get(step, 0) + 1
+        if begun[step] == 2:
+            for one in todo:
+                if one["do"] in ACTS and one.get("step", step) == step:
+                    ACTS[one["do"]]()
+        return original(self, *args, **options)
+
+    trainer_class.training_step = harmed
+
+
+def kill():
+    os.kill(os.getpid(), 9)
+
+
+def kill_launcher():
+    """And make no step further before guardian has asked for a save: however slow it is, it can ask in time."""
+    os.kill(os.getppid(), 9)
+    wait_until_there("control.json")
+
+
+def hold():
+    """Say so, and train no further."""
+    with open(of_attempt("held"), "w") as file:
+        file.write(str(os.getpid()))
+    wait_until_there("nothing")
+
+
+def quit_at_once():
+    os._exit(0)
+
+
+def leave():
+    sys.exit(0)
+
+
+def be_slow():
+    import time
+
+    time.sleep(0.5)
+
+
+def of_attempt(name):
+    return os.path.join(os.environ["GUARDIAN_DIR"], name)
+
+
+def wait_until_there(name):
+    import time
+
+    while not os.path.exists(of_attempt(name)):
+        time.sleep(0.05)
+
+
+ACTS = {
+    "kill": kill,
+    "kill the launcher": kill_launcher,
+    "hold": hold,
+    "quit at once": quit_at_once,
+    "leave": leave,
+    "be slow": be_slow,
+}
+
+if "HARM" in os.environ and "GUARDIAN_MARK" in os.environ:
+    sys.meta_path.insert(0, Finder())
