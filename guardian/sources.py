@@ -6,6 +6,7 @@ A source that breaks posts `SourceLost` and is blind from then on.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -89,29 +90,45 @@ class AttemptFiles:
         self._post(ev.SourceLost(source, why, self._attempt))
 
 
-def listen_to_keeper(keeper: keeping.Keeper, attempt: int, post: Post) -> None:
-    """Post what the keeper tells until it is gone."""
-    ended = False
+def listen_to_keeper(keeper: keeping.Keeper, run: str, attempt: int, post: Post) -> None:
+    """Post what the keeper tells until it is gone.
+
+    A keeper that is refused because another one has the attempt (a killed guardian's, which was slow to take its
+    socket) is not a failed start: the other one is listened to.
+    """
+    over = False
 
     def told(message: keeping.KeeperMessage) -> None:
-        nonlocal ended
-        match message:
-            case keeping.Started(pid=pid, start_ticks=ticks):
-                post(ev.JobStarted(attempt, pid, ticks or 0))
-            case keeping.StartFailed(error=error, file=file):
-                post(ev.StartFailed(attempt, f"{file}: {error}"))
-            case keeping.Refused(error=error):
-                post(ev.StartFailed(attempt, error))
-            case keeping.LauncherExit(code=code, signal=signal):
-                post(ev.LauncherExited(attempt, code, signal))
-            case keeping.TreeEnd():
-                ended = True
-                post(ev.TreeEnded(attempt))
-            case keeping.KeeperGone():
-                if not ended:
-                    post(ev.KeeperLost(attempt))
+        nonlocal over
+        if isinstance(message, keeping.Refused) and message.held:
+            other = keeping.connect(os.getuid(), run, attempt)
+            over = other is not None
+            if other is not None:
+                listen_to_keeper(other, run, attempt, post)
+            return
+        over = over or isinstance(message, keeping.TreeEnd | keeping.Refused)
+        event = _event(message, attempt)
+        if event is not None and not (over and isinstance(event, ev.KeeperLost)):
+            post(event)
 
     keeper.listen(told)
+
+
+def _event(message: keeping.KeeperMessage, attempt: int) -> ev.Event | None:
+    """What a keeper's message means for the run."""
+    match message:
+        case keeping.Started(pid=pid, start_ticks=ticks):
+            return ev.JobStarted(attempt, pid, ticks or 0)
+        case keeping.StartFailed(error=error, file=file):
+            return ev.StartFailed(attempt, f"{file}: {error}")
+        case keeping.Refused(error=error):
+            return ev.StartFailed(attempt, error)
+        case keeping.LauncherExit(code=code, signal=signal):
+            return ev.LauncherExited(attempt, code, signal)
+        case keeping.TreeEnd():
+            return ev.TreeEnded(attempt)
+        case keeping.KeeperGone():
+            return ev.KeeperLost(attempt)
 
 
 def watch_orphans(attempt: int, mark: str, known: frozenset[processes.Identity], post: Post) -> None:

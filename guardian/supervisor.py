@@ -25,7 +25,7 @@ from guardian.core import wire
 from guardian.core.diagnosing import diagnose
 from guardian.core.planning import attempt_folder
 from guardian.errors import HostError
-from guardian.host import checkpoints, keeping, logs, machine, pins, processes
+from guardian.host import checkpoints, crash, keeping, logs, machine, pins, processes
 from guardian.host.launching import write_launch
 
 if TYPE_CHECKING:
@@ -168,11 +168,18 @@ class Supervisor:
             event = replace(event, last_step=self.run.attempts[event.attempt - 1].last_step)
         self.take(event)
         if isinstance(event, ev.Hello):
+            self._know_rank(event)
             self._watch_checkpoints(event)
         if isinstance(event, ev.Saved) and self._watch is not None:
             self._watch.look()
         if isinstance(event, ev.KeeperLost):
             self._watch_orphans(event.attempt)
+
+    def _know_rank(self, hello: ev.Hello) -> None:
+        """Keep a rank's identity; its pid counts only if the process there carries this attempt's mark or descends."""
+        ticks = processes.start_ticks(hello.pid)
+        if ticks is not None and hello.pid in self._pids():
+            self.take(ev.RankFound(hello.attempt, hello.rank, hello.pid, ticks))
 
     def _watch_checkpoints(self, hello: ev.Hello) -> None:
         known = self._watch
@@ -257,7 +264,7 @@ class Supervisor:
             self._standby = standby
             return False
         self._keeper = standby.launch(job)
-        sources.listen_to_keeper(self._keeper, number, self.post)
+        sources.listen_to_keeper(self._keeper, self.run.created.run, number, self.post)
         self._follow(number)
         return True
 
@@ -287,8 +294,10 @@ class Supervisor:
         found = self._tree()
         if not self.take(ev.Signalled(attempt, number, len(found))):
             return False
+        crash.point()
         for process in found:
             processes.send(process.identity, number)
+            crash.point()
             if number != signal.SIGKILL and process.stopped:
                 processes.send(process.identity, signal.SIGCONT)
         return True
@@ -399,9 +408,11 @@ class Supervisor:
         keeper = keeping.connect(os.getuid(), self.run.created.run, number)
         if keeper is not None:
             return f"attempt {number} lives under its keeper: adopted", lambda: self._adopt(number, keeper)
-        # The keeper opens job.log before it starts anything: without it nothing has run.
-        if attempt.launched is None and not (self._attempt_folder(number) / wire.JOB_LOG).exists():
+        if attempt.launched is None and not self._has_begun(number):
             return f"attempt {number} was planned and not launched", lambda: None
+        if attempt.launched is not None and not self._has_begun(number) and not self._tree():
+            words = f"the launch of attempt {number} was never carried out"
+            return words, lambda: self._repeat_launch(number)
         records = keeping.end_records(self._attempt_folder(number))
         if records.tree_end is not None:
             return f"attempt {number} ended while no guardian watched", lambda: self._late(number, ended=True)
@@ -410,12 +421,19 @@ class Supervisor:
             return words, lambda: self._late(number, ended=False)
         return f"attempt {number} is gone and nobody saw it end", lambda: self._late(number, ended=True)
 
+    def _repeat_launch(self, number: int) -> None:
+        self.take(ev.LaunchUndone(number))
+
+    def _has_begun(self, number: int) -> bool:
+        """The keeper opens job.log before it starts anything: without it nothing has run."""
+        return (self._attempt_folder(number) / wire.JOB_LOG).exists()
+
     def _adopt(self, number: int, keeper: keeping.Keeper) -> None:
         if self.run.attempts[number - 1].launched is None:
             self.take(ev.Launched(number, keeper.pid, processes.start_ticks(keeper.pid) or 0))
         self._follow(number)
         self._keeper = keeper
-        sources.listen_to_keeper(keeper, number, self.post)
+        sources.listen_to_keeper(keeper, self.run.created.run, number, self.post)
 
     def _late(self, number: int, *, ended: bool) -> None:
         """Go on with an attempt whose keeper is gone."""
@@ -441,7 +459,9 @@ def _identities(attempt: Attempt) -> tuple[processes.Identity | None, frozenset[
     """The keeper and the recorded processes of an attempt; numbers count only with their start time."""
     launched, job = attempt.launched, attempt.job
     keeper = processes.Identity(launched.keeper_pid, launched.keeper_ticks) if launched else None
-    known = {processes.Identity(job.pid, job.ticks)} if job and job.ticks else set()
+    known = {processes.Identity(rank.pid, rank.ticks) for rank in attempt.ranks}
+    if job and job.ticks:
+        known.add(processes.Identity(job.pid, job.ticks))
     return keeper, frozenset(known)
 
 

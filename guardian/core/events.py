@@ -187,6 +187,23 @@ class JobStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class LaunchUndone:
+    """A launch that was journalled and never carried out: guardian was killed in between. It is repeated."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankFound:
+    """The process of a rank, so that it is known for this job's even when its keeper is gone."""
+
+    attempt: int
+    rank: int
+    pid: int
+    ticks: int
+
+
+@dataclass(frozen=True, slots=True)
 class StartFailed:
     """The command could not be executed at all."""
 
@@ -441,8 +458,8 @@ class Acknowledged:
 
 Journalled = (
     RunCreated | SupervisorStarted | StopRequested | TerminalLost | SourceLost | RunFinished
-    | Planned | Pinned | Launched | JobStarted | StartFailed | LauncherExited | TreeEnded | KeeperLost
-    | StopBegun | SaveAsked | Signalled | Ended | Diagnosed | CheckpointSeen | Hit | Positions | Hello
+    | Planned | Pinned | Launched | LaunchUndone | JobStarted | RankFound | StartFailed | LauncherExited | TreeEnded
+    | KeeperLost | StopBegun | SaveAsked | Signalled | Ended | Diagnosed | CheckpointSeen | Hit | Positions | Hello
     | TrainingEnded | ExceptionLeft
 )  # fmt: skip
 Observed = StepDone | LossSeen | Logged | PhaseChanged | TreeSeen | Saved | Acknowledged

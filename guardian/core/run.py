@@ -125,6 +125,7 @@ class Attempt:
     launched: ev.Launched | None = None
     launched_wall: float | None = None
     job: ev.JobStarted | None = None
+    ranks: tuple[ev.RankFound, ...] = ()
     start_failed: str | None = None
     hellos: tuple[ev.Hello, ...] = ()
     steps: Trail[Step] = field(default_factory=Trail)
@@ -358,6 +359,8 @@ def _add_checkpoint(known: tuple[ev.Checkpoint, ...], one: ev.Checkpoint) -> tup
 _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.Pinned: lambda a, e, _: replace(a, pinned=e),
     ev.Launched: lambda a, e, w: replace(a, launched=e, launched_wall=w),
+    ev.LaunchUndone: lambda a, _, __: replace(a, launched=None, launched_wall=None),
+    ev.RankFound: lambda a, e, _: a if e in a.ranks else replace(a, ranks=(*a.ranks, e)),
     ev.JobStarted: lambda a, e, _: replace(a, job=e),
     ev.StartFailed: lambda a, e, _: replace(a, start_failed=e.error),
     ev.LauncherExited: lambda a, e, w: replace(a, launcher=e, launcher_wall=w) if a.launcher is None else a,
@@ -387,6 +390,8 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
 def _moved(state: State, attempt: Attempt, event: ev.Event, wall: float) -> State:
     """Where the run stands after an event of its latest attempt."""
     if isinstance(event, ev.Pinned) and isinstance(state, Checking):
+        state = Paused(attempt.plan.not_before)
+    elif isinstance(event, ev.LaunchUndone):
         state = Paused(attempt.plan.not_before)
     elif isinstance(event, ev.Launched):
         state = Starting()

@@ -36,12 +36,15 @@ class Ear:
         except OSError:
             self._socket.close()
             raise
-        threading.Thread(target=self._serve, name="control", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Stop listening."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+        # The thread holds the socket until it has left accept(2): only then is the address free.
+        self._thread.join(ANSWER_MAX_S)
         self._socket.close()
 
     def _serve(self) -> None:

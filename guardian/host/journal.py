@@ -16,6 +16,7 @@ from pathlib import Path
 from guardian.core import events as ev
 from guardian.core import records
 from guardian.errors import HostError
+from guardian.host import crash
 from guardian.host.lock import RunLock
 
 BLOCK = 64 * 1024
@@ -73,6 +74,7 @@ class Journal:
         After a failure the journal ends with its last whole line, or will before anything else is written to it.
         """
         line = records.encode(record)
+        crash.point()
         try:
             self._mend()
             _write(self._fd, line)
@@ -84,6 +86,7 @@ class Journal:
                 self._mend()
             raise JournalFull(f"{self.path} cannot be written: {error.strerror}") from error
         self.size += len(line)
+        crash.point()
 
     def close(self) -> None:
         """Let go of the file and of the run."""

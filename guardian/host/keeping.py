@@ -21,7 +21,7 @@ from pathlib import Path
 
 from guardian.core import wire
 from guardian.errors import HostError
-from guardian.host import processes
+from guardian.host import crash, processes
 
 SCRIPT = Path(__file__).resolve().with_name("keeper.py")
 # The keeper touches this file of the attempt's folder every 30 s while the tree lives.
@@ -159,11 +159,13 @@ class Standby:
     def _give(self, line: bytes) -> bool:
         """Whether it took the line; if not, it is gone."""
         self._link.settimeout(ANSWER_S)
+        crash.point()
         try:
             self._link.sendall(line)
         except OSError:
             self.dismiss()
             return False
+        crash.point()
         self._link.settimeout(None)
         return True
 
@@ -175,6 +177,7 @@ def start_keeper() -> tuple[socket.socket, subprocess.Popen[bytes]]:
     terminal: an ssh that waits for the last one who has it open would wait for the job.
     """
     ours, theirs = socket.socketpair()
+    crash.point()
     with theirs:
         try:
             process = subprocess.Popen(
@@ -188,6 +191,7 @@ def start_keeper() -> tuple[socket.socket, subprocess.Popen[bytes]]:
         except OSError as error:
             ours.close()
             raise HostError(f"No keeper can be started: {error}.") from error
+    crash.point()
     return ours, process
 
 

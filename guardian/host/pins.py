@@ -14,6 +14,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
+from guardian.host import crash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +116,9 @@ def _make(source: str, target: str) -> str | None:
                 raise
             continue
         shutil.rmtree(target, ignore_errors=True)
+        crash.point()
         os.rename(half, target)
+        crash.point()
         return how
     return None
 

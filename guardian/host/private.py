@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from guardian.host import crash
+
 
 def write_private(path: Path, text: str) -> None:
     """Write by rename, mode 0600; a reader sees the old file or the new one. Raises OSError."""
@@ -13,4 +15,6 @@ def write_private(path: Path, text: str) -> None:
         file.write(text.encode("utf-8", "surrogateescape"))
         file.flush()
         os.fsync(file.fileno())
+    crash.point()
     half.replace(path)
+    crash.point()
