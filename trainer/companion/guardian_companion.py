@@ -390,7 +390,7 @@ class Companion:
             learning_rate=args.learning_rate,
             output_dir=self.loop.output_dir,
             trainer=type(self.trainer).__name__ if self.trainer is not None else None,
-            resumed_from=os.path.abspath(self.resumed_from) if self.resumed_from else None,
+            resumed_from=known(os.path.abspath, self.resumed_from),
             versions=versions(),
             **batch_facts(self.trainer, args, loader),
         )
