@@ -22,6 +22,15 @@ BY_ID = {rule.id: rule for rule in RULES}
 SAMPLES = [(path.stem, sample) for path in sorted(ROOT.glob("*/*.samples")) for sample in read(path.read_text("utf-8"))]
 MATCHING = [(rule, sample) for rule, sample in SAMPLES if sample.matches]
 
+BAD_FILES = {
+    "conf.json": b'{"model": 1,,}',
+    "columns.jsonl": b'{"prompt_text": "a", "answer_text": "b"}\n',
+    "empty.jsonl": b"",
+    "second.json": b'[{"query": "a", "response": "b"},\n{"query": "a"}]',
+    "damaged.json": b'[{"query": "a", "response" "b"}]',
+    "latin.json": b'[{"query": "\xe9", "response": "b"}]',
+}
+
 
 def patterns_hit(rule, text):
     """Which of the rule's patterns occur in the text."""
@@ -82,6 +91,44 @@ def test_no_rule_speaks_on_a_log_without_a_failure_in_it(name):
     hits = Matcher(RULES).scan((LOGS / f"{name}.log").read_bytes(), 1, 0)
 
     assert [] == [(hit.rule, hit.text) for hit in hits]
+
+
+@pytest.mark.parametrize(
+    "arguments, failure",
+    [
+        ("--model demo --dataset demo --learning_rat 3", "config_conflict"),
+        ("--model demo --dataset demo --max_steps many", "config_conflict"),
+        ("--model demo --dataset demo --warmup_ratio 0.1 --warmup_steps 3", "config_conflict"),
+        ("--model demo --dataset demo --deepspeed nope.json", "config_conflict"),
+        ("--model demo --dataset demo --resume_from_checkpoint nope", "config_conflict"),
+        ("--model demo", "config_conflict"),
+        ("--dataset demo", "config_conflict"),
+        ("conf.json", "config_conflict"),
+        ("--model ./nodir --dataset demo", "model_load_error"),
+        ("--model demo --dataset nofile.jsonl", "dataset_error"),
+        ("--model demo --dataset columns.jsonl", "dataset_error"),
+        ("--model demo --dataset empty.jsonl", "dataset_error"),
+        ("--model demo --dataset second.json", "dataset_error"),
+        ("--model demo --dataset damaged.json", "dataset_error"),
+        ("--model demo --dataset latin.json", "dataset_error"),
+        ("--model demo --dataset .", "dataset_error"),
+    ],
+)
+def test_what_the_trainer_refuses_is_named_and_not_tried_again(arguments, failure, tmp_path, monkeypatch, capsys):
+    """The trainer's own words, as it says them today: one line, its class, no retry, and the fix."""
+    cli = pytest.importorskip("guardian.trainer.cli")
+    for name, content in BAD_FILES.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    with patch.dict(os.environ):
+        code = cli.main(["sft", *arguments.split()])
+    said = capsys.readouterr().err
+    attempt = of_log(Matcher(RULES), said, code)
+    cause = diagnose(RULES, attempt, run(attempt)).cause
+
+    assert (failure, 0) == (cause.id, cause.retries), said
+    assert cause.evidence[0].text in said
+    assert cause.advice
 
 
 def test_the_rules_are_found_where_they_are_installed():
