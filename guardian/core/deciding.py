@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from guardian.core import events as ev
 from guardian.core import run as stands
 from guardian.core.certificate import Verdict, certify
+from guardian.core.diagnosing import remark
 
 if TYPE_CHECKING:
     from guardian.core.planning import Terms
@@ -267,7 +268,8 @@ def _finished(run: Run) -> ev.RunFinished:
     if certificate.verdict is Verdict.VIOLATED:
         text = "finished, but the training that was supervised is not the one that was asked for"
         return ev.RunFinished(ev.Outcome.FINISHED, EXIT_GAVE_UP, text)
-    return ev.RunFinished(ev.Outcome.FINISHED, EXIT_FINISHED, "the job ended as it should")
+    said = remark(run, run.attempts[-1])
+    return ev.RunFinished(ev.Outcome.FINISHED, EXIT_FINISHED, said or "the job ended as it should")
 
 
 def _stopped(run: Run) -> Finish:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from guardian.core import events as ev
 from guardian.core import lineage
 from guardian.core.certificate import Verdict, certify, count
+from guardian.core.diagnosing import remark
 from guardian.core.masking import mask, mask_argv, mask_value
 from guardian.core.run import Finished
 
@@ -81,6 +82,8 @@ class Report:
     """The command to go on with, masked; None: nothing to do."""
     losses: tuple[tuple[tuple[int, float], ...], ...]
     """(step, loss) for each attempt, not a number where it was none."""
+    remark: str | None = None
+    """What must be said of an end that was accepted although nobody knows its reason."""
 
 
 def report(run: Run) -> Report:
@@ -110,6 +113,7 @@ def report(run: Run) -> Report:
         blind=_blind(run),
         next_argv=_next_argv(run, outcome),
         losses=tuple(_losses(a) for a in run.attempts),
+        remark=remark(run, run.attempt) if run.attempt else None,
     )
 
 
@@ -336,6 +340,7 @@ def as_json(told: Report) -> dict[str, object]:
         "argv": list(told.argv),
         "outcome": told.outcome.value,
         "reason": told.reason,
+        "remark": told.remark,
         "exit_code": told.exit_code,
         "summary": summary(told),
         "began": told.began,

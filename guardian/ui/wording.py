@@ -84,6 +84,8 @@ def _progress(told: Report) -> str:
 def _finish(told: Report) -> str:
     if told.steps_done is None:
         return "The job ended as it should"
+    if told.remark:
+        return _capital(told.remark)
     if told.max_steps is not None and told.steps_done < told.max_steps:
         return f"The trainer ended its training at step {told.steps_done} of {told.max_steps}"
     return f"All {told.steps_done} steps are done"
