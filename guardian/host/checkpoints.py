@@ -125,6 +125,8 @@ class Watch:
 
 def _observe(folder: str, changed: Callable[[], None]) -> BaseObserver | None:
     # Imported here: watchdog is needed only once the job has said where it saves.
+    import logging  # noqa: PLC0415 - as watchdog, which brings it
+
     from watchdog.events import FileSystemEventHandler  # noqa: PLC0415
     from watchdog.observers import Observer  # noqa: PLC0415
     from watchdog.observers.polling import PollingObserver  # noqa: PLC0415
@@ -134,6 +136,8 @@ def _observe(folder: str, changed: Callable[[], None]) -> BaseObserver | None:
             if event.event_type in ("created", "moved", "deleted", "modified"):
                 changed()
 
+    # Closed while it reads, it logs an error; where nobody set up logging, that goes to the user's terminal.
+    logging.getLogger("watchdog").setLevel(logging.CRITICAL)
     for kind in (Observer, PollingObserver):
         observer = kind()
         observer.daemon = True

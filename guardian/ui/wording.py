@@ -92,7 +92,7 @@ def _finish(told: Report) -> str:
 
 
 def _healed(told: Report) -> str:
-    failures = len(told.attempts) - 1
+    failures = 0 if told.remark else len(told.attempts) - 1
     return f", {count(failures, 'failure')} on the way healed" if failures > 0 else ""
 
 

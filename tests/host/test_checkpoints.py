@@ -1,6 +1,8 @@
 """Looking into checkpoint folders: what a cut-off save leaves is never called whole."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -87,3 +89,15 @@ def test_a_change_below_the_watched_folder_is_noticed(tmp_path):
         assert noticed.wait(30)
     finally:
         watch.close()
+
+
+def test_what_watchdog_logs_does_not_reach_the_terminal(tmp_path):
+    """Closed while it reads, it logs an error, and Python prints those of loggers that nobody set up."""
+    script = (
+        "import logging; from guardian.host.checkpoints import Watch; Watch('.', print).close();"
+        "logging.getLogger('watchdog.observers.inotify').error('called when the thread is inactive')"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert ("", "") == (done.stdout, done.stderr)
