@@ -18,10 +18,10 @@ from guardian.host import checkpoints, keeping, logs, processes
 from guardian.host.private import write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from guardian.core.run import Attempt
-    from guardian.host.matching import Matcher
+    from guardian.host.matching import Hit, Matcher
 
     Post = Callable[[ev.Event], None]
 
@@ -64,13 +64,18 @@ class AttemptFiles:
 
     def finish(self, patience_s: float) -> bool:
         """Read everything to its end and stop; False where that took too long."""
-        return self._follower.finish(patience_s)
+        if not self._follower.finish(patience_s):
+            return False
+        self._hits(self._matcher().rest())
+        return True
+
+    def _hits(self, found: Iterable[Hit]) -> None:
+        for hit in found:
+            line = ev.Line(hit.line, hit.text)
+            self._post(ev.Hit(self._attempt, hit.rule, hit.pattern, hit.offset, line, hit.captures))
 
     def _log(self, block: bytes, offset: int, line: int) -> None:
-        for hit in self._matcher().scan(block, line, offset):
-            self._post(
-                ev.Hit(self._attempt, hit.rule, hit.pattern, hit.offset, ev.Line(hit.line, hit.text), hit.captures)
-            )
+        self._hits(self._matcher().scan(block, line, offset))
         if not self._companion:
             # The companion's numbers are better and the same; the log's would only double them.
             for seen in metrics.read(block):

@@ -56,6 +56,11 @@ def main(argv: list[str]) -> int:
     if options.json and not options.dry_run:
         raise UserError("--json goes with --dry-run here; for a run's story: guardian report --json")
     policy = policyfile.load(options.policy)
+    if options.rules is not None:
+        # The session reads rules after the launch; a person's own are judged before it.
+        from guardian.host import rulebook
+
+        rulebook.load(options.rules)
     adapter = adapters.recognise(command, dict(os.environ), configs.read_config)
     if options.dry_run:
         return _dry_run(options, command, adapter, policy)

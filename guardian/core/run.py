@@ -389,9 +389,7 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
 
 def _moved(state: State, attempt: Attempt, event: ev.Event, wall: float) -> State:
     """Where the run stands after an event of its latest attempt."""
-    if isinstance(event, ev.Pinned) and isinstance(state, Checking):
-        state = Paused(attempt.plan.not_before)
-    elif isinstance(event, ev.LaunchUndone):
+    if (isinstance(event, ev.Pinned) and isinstance(state, Checking)) or isinstance(event, ev.LaunchUndone):
         state = Paused(attempt.plan.not_before)
     elif isinstance(event, ev.Launched):
         state = Starting()

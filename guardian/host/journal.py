@@ -9,6 +9,7 @@ behind it is believed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,10 @@ class Journal:
         """An empty journal in a run folder that exists. Raises HostError: in use, there already, not writable."""
         lock = RunLock.take(path.parent)
         try:
-            fd = _open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+            fd = _open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            if not unborn(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            os.ftruncate(fd, 0)
             _sync_folder(path.parent)
         except OSError as error:
             lock.release()
@@ -125,6 +129,12 @@ def read_records(path: Path, *, offset: int = 0, line: int = 1, until: int | Non
                 line += 1
     except OSError as error:
         raise HostError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def unborn(path: Path) -> bool:
+    """Whether a journal's writer was killed before its first whole line: then nothing has happened."""
+    with os.fdopen(_open(path, os.O_RDONLY), "rb") as file:
+        return b"\n" not in file.read(records.LINE_MOST)
 
 
 def last_record(path: Path) -> ev.Record | None:

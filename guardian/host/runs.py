@@ -19,7 +19,7 @@ from guardian.core import events as ev
 from guardian.core.planning import attempt_folder
 from guardian.errors import HostError, UserError
 from guardian.host import lock
-from guardian.host.journal import last_record, read_records
+from guardian.host.journal import last_record, read_records, unborn
 
 JOURNAL = "journal.jsonl"
 PINS = "pins"
@@ -140,6 +140,8 @@ def _check_unused(folder: RunFolder) -> None:
         if set(os.listdir(folder.path)) <= {lock.FILE}:
             return
         raise UserError(f"{folder.path} exists already and is not a run folder: choose another --name")
+    if unborn(folder.journal):
+        return
     last = last_record(folder.journal)
     if last is not None and isinstance(last.event, ev.RunFinished) and last.event.outcome is ev.Outcome.FINISHED:
         raise UserError(f"the name {folder.name} is used by a run that has finished: choose another --name")
