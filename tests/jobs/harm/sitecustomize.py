@@ -115,6 +115,10 @@ def leave():
     sys.exit(0)
 
 
+def fail():
+    raise RuntimeError("the engine has stopped")
+
+
 def be_slow():
     import time
 
@@ -138,6 +142,7 @@ ACTS = {
     "hold": hold,
     "quit at once": quit_at_once,
     "leave": leave,
+    "fail": fail,
     "be slow": be_slow,
 }
 
