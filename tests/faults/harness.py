@@ -35,7 +35,8 @@ TINY = (
 
 def harm(*things):
     """The environment in which these things are done to the job from inside (tests/jobs/harm says what there is)."""
-    return {"PYTHONPATH": str(JOBS / "harm"), "HARM": json.dumps(things)}
+    path = os.pathsep.join(filter(None, (str(JOBS / "harm"), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": path, "HARM": json.dumps(things)}
 
 
 class Guarded:

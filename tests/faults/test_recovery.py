@@ -4,6 +4,7 @@ Real processes, real signals, the embedded trainer. Every recovered run is compa
 nobody disturbed.
 """
 
+import json
 import os
 import signal
 
@@ -42,8 +43,8 @@ def disturbed(tmp_path):
     """Starts a run in which harm is done, and a sampler of its processes; nothing of them outlives the test."""
     started = []
 
-    def start(*things, env=None):
-        guarded = Guarded(tmp_path, *JOB, env=harm(*things) | (env or {})).start()
+    def start(*things, env=None, options=()):
+        guarded = Guarded(tmp_path, *JOB, env=harm(*things) | (env or {}), options=options).start()
         started.append(guarded)
         sampler = Sampler(guarded)
         sampler.start()
@@ -141,3 +142,24 @@ def test_ranks_whose_launcher_was_killed_save_before_they_are_ended(disturbed, t
     assert asked.save_at == first["last_step"] == second["resume_step"] < STEPS
     assert 0 == first["lost_steps"]
     same_training(guarded, two_ranks)
+
+
+def logged_losses(guarded):
+    """What the trainer itself wrote beside its last checkpoint."""
+    state = json.loads((guarded.folder / "out" / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
+    return {entry["step"]: entry["loss"] for entry in state["log_history"] if "loss" in entry}
+
+
+def test_without_a_companion_a_killed_run_goes_on_and_nothing_is_claimed(disturbed, one_rank):
+    """Resumed by what the folders and the log tell; that nothing was counted is said, not passed over."""
+    guarded, sampler = disturbed({"attempt": 1, "step": 7, "do": "kill"}, options=("--no-companion",))
+
+    assert 0 == guarded.wait(), guarded.shown()[-4000:]
+
+    never_two_at_once(guarded, sampler, attempts=2)
+    report = guarded.report()
+    assert ("finished", 0, STEPS, None) == told(report, "outcome", "exit_code", "steps_done", "effective_batch")
+    assert [None, 4] == [a["resume_step"] for a in report["attempts"]]
+    assert ("not_provable", 0) == told(report["certificate"], "verdict", "steps_counted")
+    assert "nothing proved: rows were not counted: the run was started without a companion" in report["summary"]
+    assert logged_losses(one_rank) == pytest.approx(logged_losses(guarded), rel=1e-4)
