@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 IDLE_S = 1.0
 """The longest sleep of the loop: an event ends it at once."""
 DRAIN_S = 60.0
+"""For job.log and the heartbeats to be read to their end."""
+ENDING_MAX_S = 300.0
+"""For all that is read at an attempt's end: a file system may not answer."""
+ENDING_HURRIED_S = 5.0
+"""The same for whoever has asked three times to stop."""
 BATCH = 1000
 TAIL_LINES = 40
 STANDBY_AFTER_S = 3.0
@@ -87,7 +92,8 @@ class Supervisor:
         self._files: sources.AttemptFiles | None = None
         self._watch: sources.CheckpointWatch | None = None
         self._heard_upto = heard_upto or {}
-        self._working: set[tuple[str, int]] = set()
+        self._working: dict[tuple[str, int], float] = {}
+        """Slow work that was begun, and when, by our own clock."""
         self._looked = 0.0
         self._journal_fails = False
 
@@ -165,6 +171,8 @@ class Supervisor:
 
     def _hear_one(self, event: ev.Event) -> None:
         if isinstance(event, ev.Ended):
+            if self.run.attempts[event.attempt - 1].ended is not None:
+                return  # it was not waited for any longer
             event = replace(event, last_step=self.run.attempts[event.attempt - 1].last_step)
         self.take(event)
         if isinstance(event, ev.Hello):
@@ -223,7 +231,7 @@ class Supervisor:
                 left = tuple(f"{p.pid} {p.cmdline or p.name}" for p in self._tree())
                 return self.take(ev.TreeEnded(attempt, left))
             case do.Drain(attempt=attempt):
-                return self._start(("drain", attempt), self._drain)
+                return self._read_out(attempt)
             case do.Diagnose():
                 return self._diagnose()
             case do.Finish(finished=finished):
@@ -232,13 +240,17 @@ class Supervisor:
     def _start(self, work: tuple[str, int], target: Callable[[], None]) -> bool:
         """Run slow work once, in a thread of its own; it posts its result."""
         if work not in self._working:
-            self._working.add(work)
+            self._working[work] = self._outlook.clock.mono()
             threading.Thread(target=target, name=f"{work[0]}-{work[1]}", daemon=True).start()
         return False
 
+    def _worked_s(self, work: tuple[str, int]) -> float:
+        """Seconds since work was begun; 0 if it was not. An earlier guardian's time does not count."""
+        now = self._outlook.clock.mono()
+        return now - self._working.get(work, now)
+
     def _pin(self, attempt: int, source: str) -> bool:
-        state = self.run.state
-        if isinstance(state, stands.Checking) and self._outlook.clock.wall() - state.since > do.CHECKING_MAX_S:
+        if self._worked_s(("pin", attempt)) > do.CHECKING_MAX_S:
             return self.take(ev.Pinned(attempt, source, None, "none", f"took over {do.CHECKING_MAX_S} s"))
         place = str(self._folder / pins.FOLDER)
         return self._start(("pin", attempt), lambda: self.post(pins.pin(attempt, source, place)))
@@ -328,6 +340,17 @@ class Supervisor:
 
     # --- the end of an attempt -------------------------------------------------------------------------------
 
+    def _read_out(self, number: int) -> bool:
+        """Have every source read to its end, as long as that may take; what comes later is not heard any more."""
+        work = ("drain", number)
+        limit = ENDING_HURRIED_S if len(self.run.stop_requests) > 2 else ENDING_MAX_S
+        if self._worked_s(work) <= limit:
+            return self._start(work, self._drain)
+        attempt = self.run.attempts[number - 1]
+        why = f"what attempt {number} left was not read to its end within {limit:.0f} s"
+        ended = _ended(attempt, tail=(), found=self._known(), blind=(why,))
+        return self.take(replace(ended, last_step=attempt.last_step))
+
     def _drain(self) -> None:
         """Read every source to its end, then say `Ended`: the exit must not overtake the failure line.
 
@@ -340,18 +363,8 @@ class Supervisor:
         found, why = self._found()
         if why:
             blind.append(why)
-        self.post(
-            ev.Ended(
-                attempt=attempt.number,
-                code=attempt.launcher.code if attempt.launcher else None,
-                signal=attempt.launcher.signal if attempt.launcher else None,
-                last_step=None,  # filled in when everything before it is folded
-                tail=logs.tail_lines(self._attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES),
-                oom_kills=_since_launch(attempt.launched),
-                checkpoints=found,
-                blind=tuple(blind),
-            )
-        )
+        tail = logs.tail_lines(self._attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES)
+        self.post(_ended(attempt, tail=tail, found=found, blind=tuple(blind)))
 
     def _found(self) -> tuple[tuple[ev.Checkpoint, ...], str | None]:
         """This run's checkpoints by ascending step, originals before pins, and what could not be read."""
@@ -361,8 +374,13 @@ class Supervisor:
             found = [c for f in self._output_dirs() for c in checkpoints.scan(f, since=since, announced=announced)]
             pinned = list(checkpoints.scan(str(self._folder / pins.FOLDER)))
         except OSError as error:
-            return (), f"the checkpoint folder cannot be read: {error.strerror}"
+            return self._known(), f"the checkpoint folder cannot be read: {error.strerror}"
         return tuple(sorted([*found, *pinned], key=lambda c: c.step)), None
+
+    def _known(self) -> tuple[ev.Checkpoint, ...]:
+        """The checkpoints that were ever seen whole: to begin again because nobody can look would throw them away."""
+        known = {one.path: one for attempt in self.run.attempts for one in attempt.checkpoints}
+        return tuple(sorted(known.values(), key=lambda c: c.step))
 
     def _output_dirs(self) -> tuple[str, ...]:
         """Where the job said it saves; where it said nothing, where its command says."""
@@ -463,6 +481,22 @@ def _identities(attempt: Attempt) -> tuple[processes.Identity | None, frozenset[
     if job and job.ticks:
         known.add(processes.Identity(job.pid, job.ticks))
     return keeper, frozenset(known)
+
+
+def _ended(
+    attempt: Attempt, *, tail: tuple[ev.Line, ...], found: tuple[ev.Checkpoint, ...], blind: tuple[str, ...]
+) -> ev.Ended:
+    """The attempt's end; its last step is filled in when everything before it is folded."""
+    return ev.Ended(
+        attempt=attempt.number,
+        code=attempt.launcher.code if attempt.launcher else None,
+        signal=attempt.launcher.signal if attempt.launcher else None,
+        last_step=None,
+        tail=tail,
+        oom_kills=_since_launch(attempt.launched),
+        checkpoints=found,
+        blind=blind,
+    )
 
 
 def _since_launch(launched: ev.Launched | None) -> int | None:
