@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "report": "tell the story of a run",
     "status": "list the runs of a folder and where they stand",
     "stop": "save and stop a run",
+    "soak": "kill a run again and again, and show that nothing is lost",
 }
 EXIT_CODES: Final = """exit codes of run and resume:
   0    finished

@@ -30,6 +30,14 @@ def parser(command: str, what: str, example: str) -> Parser:
     )
 
 
+def split_command(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Guardian's own arguments, and the command after the first `--`."""
+    if "--" not in argv:
+        return argv, ()
+    at = argv.index("--")
+    return argv[:at], tuple(argv[at + 1 :])
+
+
 def add_run_dir(options: argparse.ArgumentParser) -> None:
     """Where the run folders are."""
     options.add_argument(

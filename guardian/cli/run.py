@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Run the command; the exit code of the run."""
-    own, command = _split(argv)
+    own, command = parsing.split_command(argv)
     options = parser().parse_args(own)
     if not command:
         raise UserError("no command to run: guardian run [options] -- COMMAND ...")
@@ -108,14 +108,6 @@ def _dry_run(options: argparse.Namespace, command: tuple[str, ...], adapter: Ada
     created = _created(options, command, adapter, policy, name=options.name or dry_run.OUTSIDE)
     folder = options.run_dir.absolute() / created.name
     return dry_run.show(terms(created, folder, adapter, os.environ), adapter, as_json=options.json)
-
-
-def _split(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Guardian's own arguments, and the command after the first `--`."""
-    if "--" not in argv:
-        return argv, ()
-    at = argv.index("--")
-    return argv[:at], tuple(argv[at + 1 :])
 
 
 def _preflight(folder: Path, policy: Policy) -> None:

@@ -32,7 +32,7 @@ def diagnose(rules: tuple[Rule, ...], attempt: Attempt, run: Run) -> Diagnosed:
     case = cases.make(rules, attempt, run)
     if attempt.start_failed is not None:
         cause: Cause | None = _not_started(attempt.start_failed)
-    elif _finished(case):
+    elif _finished(case) or _trained_unseen(case):
         cause = _went_bad(case)
     elif attempt.stop is not None and case.ended_by_us:
         cause = _stopped(attempt.stop.why)
@@ -48,6 +48,8 @@ def remark(run: Run, attempt: Attempt) -> str | None:
     if attempt.diagnosed is None or attempt.diagnosed.cause is not None or attempt.ended is None:
         return None
     case = cases.make((), attempt, run)
+    if _trained_unseen(case):
+        return "nobody saw its exit code; every rank's training ended at its last step, whose checkpoint is whole"
     if case.own.code != 0 or run.created.family is None or _finished(case):
         return None
     step, total = cases.last_step(attempt), cases.max_steps(attempt, run)
@@ -71,6 +73,16 @@ def _finished(case: Case) -> bool:
         return True
     ends = {end.by for end in attempt.training_ends}
     return bool(ends) and ends <= {"trainer", "epochs", "max_steps"}
+
+
+def _trained_unseen(case: Case) -> bool:
+    """Nobody saw the exit, but every rank said that its training was over, and the last step's checkpoint is whole."""
+    attempt = case.attempt
+    if case.own.seen:
+        return False
+    ends = {end.rank: end for end in attempt.training_ends if end.by in ("max_steps", "epochs")}
+    step = cases.last_step(attempt)
+    return len(ends) == attempt.world and any(c.step == step for c in attempt.checkpoints)
 
 
 def _went_bad(case: Case) -> Cause | None:

@@ -403,6 +403,16 @@ def test_an_end_that_nobody_saw_is_said_to_be_unseen():
     assert "code_bug" == cause(attempt(None, tail=["Traceback (most recent call last):", "KeyError: 1"])).id
 
 
+def test_an_unseen_end_after_the_whole_training_is_a_finish():
+    """The keeper was killed, the job went on to its last step: every rank and the last checkpoint say so."""
+    whole = (ev.Checkpoint("/w/out/checkpoint-9", 9, complete=True),)
+    over = {"steps": 9, "total": 9, "keeper_lost": True, **ended_by("max_steps", 9, 9)}
+
+    assert cause(attempt(None, checkpoints=whole, **over)) is None
+    assert "unseen" == cause(attempt(None, **over)).variant
+    assert "unseen" == cause(attempt(None, checkpoints=whole, steps=9, total=9, keeper_lost=True)).variant
+
+
 def test_without_any_rules_there_is_still_a_diagnosis():
     """A broken rule folder must not leave a night without words."""
     assert "code_bug" == cause(attempt(1, tail=["Traceback (most recent call last):", "Odd: 1"]), rules=()).id
