@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"guardian.trainer: error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("guardian.trainer: interrupted; the newest checkpoint stands", file=sys.stderr)
+        return 130
 
 
 def _run(words: list[str]) -> int:

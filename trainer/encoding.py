@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from guardian.errors import UserError
@@ -18,6 +19,9 @@ from .conversation import Conversation
 
 _IGNORED = -100  # torch's cross entropy leaves these labels out
 _AT_ONCE = 1000  # conversations whose pieces are tokenised in one call
+
+
+Row = dict[str, np.ndarray]  # int32: a list of Python numbers takes several times the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +36,21 @@ class Piece:
 class Encoded:
     """Rows ready to train on, and what became of the others."""
 
-    rows: list[dict[str, list[int]]]
+    rows: list[Row]
     too_long: int
     last_answer_only: int
 
 
-class TokenRows(torch.utils.data.Dataset[dict[str, list[int]]]):
+class TokenRows(torch.utils.data.Dataset[Row]):
     """The rows in memory."""
 
-    def __init__(self, rows: list[dict[str, list[int]]]) -> None:
+    def __init__(self, rows: list[Row]) -> None:
         self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, place: int) -> dict[str, list[int]]:
+    def __getitem__(self, place: int) -> Row:
         return self._rows[place]
 
 
@@ -109,7 +113,7 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, asked: bool = Fal
         raise UserError(f"the chat template refuses the row that begins with {begins!r}: {error}") from None
 
 
-def _rows(split: list[list[Piece]], tokenizer: Any) -> Iterator[dict[str, list[int]]]:
+def _rows(split: list[list[Piece]], tokenizer: Any) -> Iterator[Row]:
     texts = [piece.text for parts in split for piece in parts]
     tokens = iter(tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"])
     for parts in split:
@@ -119,17 +123,17 @@ def _rows(split: list[list[Piece]], tokenizer: Any) -> Iterator[dict[str, list[i
             piece_ids = next(tokens)
             ids += piece_ids
             labels += piece_ids if piece.answered else [_IGNORED] * len(piece_ids)
-        yield {"input_ids": ids, "labels": labels}
+        yield {"input_ids": np.array(ids, np.int32), "labels": np.array(labels, np.int32)}
 
 
-def _fit(row: dict[str, list[int]], max_length: int | None, strategy: str) -> dict[str, list[int]] | None:
+def _fit(row: Row, max_length: int | None, strategy: str) -> Row | None:
     if max_length is None or len(row["input_ids"]) <= max_length:
         return row
     if strategy == "delete":
         return None
     cut = slice(-max_length, None) if strategy == "left" else slice(max_length)
     shorter = {name: values[cut] for name, values in row.items()}
-    return shorter if any(label != _IGNORED for label in shorter["labels"][1:]) else None
+    return shorter if (shorter["labels"][1:] != _IGNORED).any() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +142,18 @@ class PaddingCollator:
 
     pad_id: int
 
-    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        longest = max(len(row["input_ids"]) for row in rows)
-        lengths = [len(row["input_ids"]) for row in rows]
+    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        longest = int(lengths.max())
         return {
             "input_ids": _padded(rows, "input_ids", longest, self.pad_id),
-            "attention_mask": (torch.arange(longest) < torch.tensor(lengths)[:, None]).long(),
+            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
             "labels": _padded(rows, "labels", longest, _IGNORED),
         }
 
 
-def _padded(rows: Sequence[dict[str, list[int]]], name: str, longest: int, filler: int) -> torch.Tensor:
-    return torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in rows])
+def _padded(rows: Sequence[Row], name: str, longest: int, filler: int) -> torch.Tensor:
+    padded = torch.full((len(rows), longest), filler)
+    for place, row in enumerate(rows):
+        padded[place, : len(row[name])] = torch.from_numpy(row[name])
+    return padded

@@ -5,6 +5,7 @@ No framework is imported: a contradiction is found here, before anything slow be
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Mapping
@@ -205,6 +206,8 @@ def _home_of(checkpoint: Path, output_dir: Path) -> Path | None:
 def _deepspeed(wanted: Value) -> dict[str, Any] | str | None:
     if wanted is None:
         return None
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError("--deepspeed: is not installed; install training-guardian[train]")
     name = str(wanted)
     if name in deepspeed_presets.NAMES:
         return deepspeed_presets.preset(name)

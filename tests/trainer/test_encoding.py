@@ -53,7 +53,7 @@ def test_a_prompt_in_training_is_the_prompt_in_use():
         [message._asdict() for message in TALK[:-1]], add_generation_prompt=True, return_dict=False
     )
 
-    assert prompt == row["input_ids"][: len(prompt)]
+    assert prompt == row["input_ids"][: len(prompt)].tolist()
     assert -100 == row["labels"][len(prompt) - 1] != row["labels"][len(prompt)]
 
 

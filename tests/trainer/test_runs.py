@@ -6,11 +6,12 @@ import ast
 import json
 import re
 import shutil
+import signal
 
 import pytest
 from guardian.trainer import checkpoints
 
-from tests.trainer.jobs import DEMO, PATIENCE_S, logged, losses, run, run_until_killed, start
+from tests.trainer.jobs import DEMO, PATIENCE_S, logged, losses, run, run_until_killed, start, wait_for
 
 pytest.importorskip("torch")
 
@@ -188,3 +189,29 @@ def test_what_only_the_framework_can_refuse_is_one_line_too(tmp_path):
 
     assert (2, False) == (process.returncode, "Traceback" in printed)
     assert "guardian.trainer: error: transformers refuses the arguments: adamx is not" in printed.splitlines()[-1]
+
+
+@pytest.mark.long
+def test_deepspeed_shards_are_saved_and_resumed_from(tmp_path):
+    """ZeRO-2 over two ranks, killed by nobody: the second half repeats after a resume from the middle."""
+    pytest.importorskip("deepspeed")
+    zero = (*DEMO, "--output_dir", "out", "--max_steps", "6", "--save_steps", "3", "--deepspeed", "zero2")
+    run(*zero, cwd=tmp_path, ranks=2)
+    whole = losses(tmp_path / "out")
+    middle = tmp_path / "out" / "checkpoint-3"
+    assert checkpoints.fault(middle) is None
+    run(*zero, "--resume_from_checkpoint", str(middle), cwd=tmp_path, ranks=2)
+
+    assert 9 == sum("loss" in entry for entry in logged(tmp_path / "out"))
+    assert same(whole, losses(tmp_path / "out"))
+
+
+@pytest.mark.long
+def test_an_interrupt_ends_the_run_in_one_line(tmp_path):
+    """Ctrl-C ends the run with a line and the shell's code for it."""
+    process = start(*DEMO, "--output_dir", "out", "--max_steps", "500", cwd=tmp_path)
+    wait_for(lambda: losses(tmp_path / "out") or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=PATIENCE_S)
+
+    assert (130, False) == (process.returncode, "Traceback" in printed)

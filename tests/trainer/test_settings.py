@@ -79,7 +79,6 @@ def test_the_demo_ends_soon_unless_the_user_says_how_long():
         ({"load_best_model_at_end": True}, "--load_best_model_at_end: needs rows to evaluate on"),
         ({"eval_strategy": "steps"}, "--eval_strategy steps: there are no rows for it"),
         ({"split_dataset_ratio": 1.0}, "--split_dataset_ratio 1.0: is a share"),
-        ({"deepspeed": "zero9"}, "--deepspeed zero9: no such file"),
         (
             {"resume_from_checkpoint": "no/checkpoint-1"},
             "--resume_from_checkpoint no/checkpoint-1: there is no such folder",
@@ -97,6 +96,22 @@ def test_a_contradiction_is_refused(given, message):
         decide({**GIVEN, **given}, Group())
 
     assert str(caught.value).startswith(message)
+
+
+def test_a_deepspeed_configuration_is_a_name_or_a_json_file(tmp_path):
+    """Looked at before DeepSpeed is imported."""
+    pytest.importorskip("deepspeed")
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 1}}')
+    (tmp_path / "bad.json").write_text("{")
+    stages = [
+        decide({**GIVEN, "deepspeed": name}, Group()).deepspeed for name in ("zero3_offload", str(tmp_path / "ds.json"))
+    ]
+
+    assert [3, 1] == [each["zero_optimization"]["stage"] for each in stages]
+    with pytest.raises(UserError, match="--deepspeed zero9: no such file"):
+        decide({**GIVEN, "deepspeed": "zero9"}, Group())
+    with pytest.raises(UserError, match="is not JSON"):
+        decide({**GIVEN, "deepspeed": str(tmp_path / "bad.json")}, Group())
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
