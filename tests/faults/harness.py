@@ -47,7 +47,8 @@ class Guarded:
         self.name = name
         self.command = command
         self.options = options
-        self.env = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | (env or {})
+        home = {"XDG_STATE_HOME": str(folder / "state")}  # the registry: no test writes into the user's home
+        self.env = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | home | (env or {})
         self.screen = folder / "screen.txt"
         self.process = None
 
