@@ -13,7 +13,7 @@ import queue
 import signal
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from guardian.core import run as stands
 from guardian.core import wire
 from guardian.core.diagnosing import diagnose
 from guardian.core.planning import attempt_folder
+from guardian.core.values import dataclass
 from guardian.errors import HostError
 from guardian.host import checkpoints, crash, keeping, logs, machine, pins, processes
 from guardian.host.launching import write_launch

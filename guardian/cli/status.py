@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from guardian.cli import parsing
 from guardian.core import run as stands
+from guardian.core.values import dataclass
 from guardian.errors import GuardianError
 from guardian.host import control, keeping, runs, story
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from guardian.core.events import Hit, Line
 from guardian.core.exits import Exit, normal, signal_name
 from guardian.core.metrics import progress
 from guardian.core.rules import PROGRESS, Rule
 from guardian.core.run import Attempt, Run
+from guardian.core.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

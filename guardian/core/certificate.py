@@ -7,15 +7,17 @@ What was not counted lowers the verdict; only what was counted and differs is a 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from guardian.core import lineage
 from guardian.core.events import Outcome
 from guardian.core.run import Finished
+from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,7 +63,7 @@ class Certificate:
     """Steps that ended an epoch with fewer rows, as they must."""
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class _Findings:
     """What is collected on the way to a verdict."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 
 from guardian.core.events import Checkpoint
+from guardian.core.values import dataclass
 
 NAME = re.compile(r"checkpoint-(\d{1,12})")
 STATE = "trainer_state.json"

@@ -7,7 +7,8 @@ values; `-` and `_` in a name are the same; the last occurrence wins; `--` ends 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from guardian.core.values import dataclass
 
 Argv = tuple[str, ...]
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import signal as signals
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
 from guardian.core import run as stands
 from guardian.core.certificate import Verdict, certify
 from guardian.core.diagnosing import remark
+from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
     from guardian.core.planning import Terms

@@ -7,8 +7,9 @@ in the run folder and are read again. `attempt` counts launches from 1. Wall tim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from guardian.core.values import dataclass
 
 
 class StopBy(str, Enum):

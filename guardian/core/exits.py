@@ -7,7 +7,7 @@ shell or a container, and as 256-N through a Python launcher that hands a negati
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from guardian.core.values import dataclass
 
 # signal(7), the numbers of Linux on x86 and ARM; the pure core knows no `signal` module of the host it runs on.
 SIGNALS = {

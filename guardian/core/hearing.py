@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from guardian.core import events as ev
+from guardian.core.values import dataclass
 
 LINE_MOST = 64 * 1024
 """Bytes; the companion writes lines of a few hundred, and cuts the text of an exception."""

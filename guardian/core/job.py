@@ -7,7 +7,8 @@ command nor its configuration file gives.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from guardian.core.values import dataclass
 
 Value = int | float | str | None
 ReadConfig = Callable[[str], Mapping[str, object]]

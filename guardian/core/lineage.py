@@ -6,8 +6,9 @@ What is kept of an attempt ends where the lowest later attempt began.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
     from guardian.core.run import Attempt, Run

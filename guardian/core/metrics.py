@@ -11,7 +11,8 @@ is drawn at most ten times a second, so its step may lie behind, never ahead.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from guardian.core.values import dataclass
 
 _DICT = re.compile(rb"\{[^{}]{1,4000}\}")
 _TRAINING = re.compile(rb"['\"]loss['\"]\s*:")

@@ -6,11 +6,11 @@ Pure: the adapter knows the command's language, `Terms` carries what the host kn
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
 from guardian.core import wire
+from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,9 @@ Reading a file is the host's job; `from_tables` judges the parsed tables and nam
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
+
+from guardian.core.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

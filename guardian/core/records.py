@@ -19,10 +19,10 @@ import types
 import typing
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 from guardian.core import events as ev
+from guardian.core.values import dataclass
 
 VERSION = 1
 LINE_MOST = 16 * 1024 * 1024

@@ -6,7 +6,7 @@ away. Whatever came from outside (command lines, lines of a log) is masked here,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
@@ -15,6 +15,7 @@ from guardian.core.certificate import Verdict, certify, count
 from guardian.core.diagnosing import remark
 from guardian.core.masking import mask, mask_argv, mask_value
 from guardian.core.run import Finished
+from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
     from guardian.core.certificate import Certificate

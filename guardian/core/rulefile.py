@@ -25,11 +25,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from guardian.core.exits import SIGNALS
 from guardian.core.rules import CLASSES, FACTS, FIELD, ROLES, Comparison, Condition, ExitIs, Log, Rule, Rung
 from guardian.core.tomltext import Path, line_of
+from guardian.core.values import dataclass
 
 MAX_PATTERN = 2000
 _ID = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from guardian.core.exits import Exit
+from guardian.core.values import dataclass
 
 # The vocabulary of failures; public: it stands in journals, in --json output and in users' rule files.
 CLASSES = (

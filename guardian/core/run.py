@@ -7,11 +7,12 @@ the files of an attempt can be read again from the start after a restart of guar
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
 from guardian.core.trail import Trail
+from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

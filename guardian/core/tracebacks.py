@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from guardian.core.events import Line
+from guardian.core.values import dataclass
 
 HEADER = "Traceback (most recent call last):"
 # torch's excepthook puts `[rank0]: ` before each line of an exception that ends a rank (torch.distributed).

@@ -7,8 +7,9 @@ only the last, small one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar, overload
+
+from guardian.core.values import dataclass
 
 T = TypeVar("T")
 BLOCK = 64

@@ -16,10 +16,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from guardian.core import wire
+from guardian.core.values import dataclass
 from guardian.errors import HostError
 from guardian.host import crash, processes
 

@@ -11,9 +11,10 @@ import fcntl
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from guardian.core.values import dataclass
 from guardian.errors import HostError
 from guardian.host import machine, processes
 

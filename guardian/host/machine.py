@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from guardian.core.values import dataclass
 from guardian.host import processes
 
 MIB = 1024 * 1024

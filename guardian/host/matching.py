@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import re2
 
 from guardian.core import metrics
 from guardian.core.rules import PROGRESS, Rule
+from guardian.core.values import dataclass
 
 MAX_LINE = 64 << 10
 """Bytes of a line that are looked at."""

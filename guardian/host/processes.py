@@ -15,10 +15,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 from guardian.core import wire
+from guardian.core.values import dataclass
 
 # Set to 1: signal by plain kill, as on kernels and sandboxes without pidfd.
 NO_PIDFD = "GUARDIAN_NO_PIDFD"

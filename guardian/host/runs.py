@@ -12,11 +12,11 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from guardian.core import events as ev
 from guardian.core.planning import attempt_folder
+from guardian.core.values import dataclass
 from guardian.errors import HostError, UserError
 from guardian.host import lock
 from guardian.host.journal import last_record, read_records, unborn

@@ -8,10 +8,11 @@ later guardian reads on from is told with it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from guardian.core import events as ev
 from guardian.core.run import Run, begin, fold
+from guardian.core.values import dataclass
 from guardian.errors import HostError
 from guardian.host.heartbeats import Replay
 from guardian.host.journal import read_records

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from dataclasses import dataclass
+
+from guardian.core.values import dataclass
 
 PREFIX = "guardian: "
 EVERY_S = 0.1

@@ -7,8 +7,9 @@ number leave a hole and a mark on the axis, and so does every restart.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

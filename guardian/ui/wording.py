@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from guardian.core.certificate import Verdict, count, spell
 from guardian.core.events import Outcome
+from guardian.core.values import dataclass
 from guardian.ui.text import clean, duration
 
 if TYPE_CHECKING:

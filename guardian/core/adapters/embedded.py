@@ -10,11 +10,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from guardian.core import commandline
 from guardian.core.events import Edit
 from guardian.core.job import KNOBS, Finding, JobSpec, ReadConfig, Value, effective_batch
+from guardian.core.values import dataclass
 from guardian.errors import UserError
 
 Argv = tuple[str, ...]
