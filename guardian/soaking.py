@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from guardian.core import wire
 from guardian.core.certificate import loss_difference
+from guardian.core.lineage import steps_done
 from guardian.core.run import Finished
 from guardian.errors import GuardianError, HostError
 from guardian.host import keeping, pins, processes, runs, story
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
 
 POLICY = "[budget]\nrestarts = 200\nwithout_progress = 200\nbackoff_s = [0]\n"
 SAMPLE_S = 0.1
-LONGEST_PAUSE_S = 20.0
-"""Between two kills; the moments are spread evenly below it, so that start-ups, saves and steps are all hit."""
+LOOK_S = 0.5
+JITTER_S = 2.0
+SOON_S = 8.0
+VICTIM_WAIT_S = 20.0
+"""For a kind of victim whose turn it is: there is no trainer while the next one starts."""
+SOON_SHARE = 0.25
+"""Of the kills come within SOON_S of the one before: in start-ups, stops and take-overs."""
 GUARDIAN_GONE_S = 3.0
 """The longest that a killed guardian is left dead before `resume`."""
 TOLERANCE = 1e-4
@@ -145,22 +151,50 @@ class Soak:
     # --- disturbing ------------------------------------------------------------------------------------------
 
     def _disturb(self) -> None:
-        while sum(self._result.kills.values()) < self._kills:
-            time.sleep(self._random.uniform(0, LONGEST_PAUSE_S))
-            assert self._guardian is not None
-            if self._guardian.poll() is not None:
+        """Kill at moments spread over the whole training, and one in four soon after the kill before."""
+        total = len(surviving(self._story("undisturbed")))
+        for number in range(self._kills):
+            soon = self._random.random() < SOON_SHARE
+            step = 0 if soon else int(total * (number + self._random.random()) / self._kills)
+            if not self._wait_for_step(step):
                 return
+            time.sleep(self._random.uniform(0, SOON_S if soon else JITTER_S))
+            self._kill_one(number + 1)
+
+    def _wait_for_step(self, step: int) -> bool:
+        """Until the run is that far; False when it is over first."""
+        while self._guardian is not None and self._guardian.poll() is None:
+            with contextlib.suppress(GuardianError):
+                if (steps_done(self._story()) or 0) >= step:
+                    return True
+            time.sleep(LOOK_S)
+        return False
+
+    def _kill_one(self, number: int) -> None:
+        """Kill the kind that was spared longest, where one is there within a while; else any."""
+        assert self._guardian is not None
+        deadline = time.monotonic() + VICTIM_WAIT_S
+        while self._guardian.poll() is None:
             victims = self._victims()
-            if not victims:
-                continue
-            kind = self._random.choice(sorted(victims))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._random.choice(victims[kind]), signal.SIGKILL)
-                self._result.kills[kind] += 1
-                _say(f"kill {sum(self._result.kills.values())} of {self._kills}: {kind}")
-            if kind == "guardian":
-                self._guardian.wait()
-                self._resume()
+            spared = min(self._result.kills[k] for k in ("guardian", "keeper", *victims))
+            wanted = sorted(k for k in victims if self._result.kills[k] == spared or time.monotonic() > deadline)
+            if wanted and self._killed(self._random.choice(wanted), victims, number):
+                return
+            time.sleep(LOOK_S)
+
+    def _killed(self, kind: str, victims: dict[str, list[int]], number: int) -> bool:
+        """Whether a victim of the kind could be killed; a killed guardian is followed by another."""
+        assert self._guardian is not None
+        try:
+            os.kill(self._random.choice(victims[kind]), signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        self._result.kills[kind] += 1
+        _say(f"kill {number} of {self._kills}: {kind}")
+        if kind == "guardian":
+            self._guardian.wait()
+            self._resume()
+        return True
 
     def _victims(self) -> dict[str, list[int]]:
         """Living pids by kind; the guardian always, the others where they are."""
@@ -241,7 +275,7 @@ def _add_job(found: dict[str, list[int]], run: Run, attempt: Attempt) -> None:
     if ranks:
         found["trainer" if launcher in ranks else "rank"] = ranks
     if launcher is not None and launcher not in ranks:
-        found["launcher"] = [launcher]
+        found["launcher" if ranks else "starting job"] = [launcher]
     keeper = keeping.connect(os.getuid(), run.created.run, attempt.number)
     if keeper is not None:
         keeper.close()

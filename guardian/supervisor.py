@@ -26,8 +26,9 @@ from guardian.core.diagnosing import diagnose
 from guardian.core.planning import attempt_folder
 from guardian.core.values import dataclass
 from guardian.errors import HostError
-from guardian.host import checkpoints, crash, keeping, logs, machine, pins, processes
+from guardian.host import checkpoints, crash, disk, keeping, logs, machine, pins, processes
 from guardian.host.launching import write_launch
+from guardian.host.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,11 +50,15 @@ ENDING_MAX_S = 300.0
 """For all that is read at an attempt's end: a file system may not answer."""
 ENDING_HURRIED_S = 5.0
 """The same for whoever has asked three times to stop."""
+PATIENCE_S = 5.0
 BATCH = 1000
 TAIL_LINES = 40
 STANDBY_AFTER_S = 3.0
 """The next keeper is started when the job has had this long to start without company."""
-RETRY_JOURNAL_S = 5.0
+CLOCK_JUMP_S = 5.0
+"""What wall time and monotonic time may differ by without anybody having set the clock."""
+GIVE_UP_BLIND = 3
+"""So many requests to stop, and guardian leaves without having written why."""
 INTENTIONS = (
     ev.RunCreated | ev.SupervisorStarted | ev.Planned | ev.Launched | ev.StopBegun | ev.SaveAsked | ev.Signalled
     | ev.RunFinished
@@ -73,6 +78,8 @@ class Outlook:
     """The caller's environment: every launch adds to it and takes nothing away."""
     told: Told
     """Hears every record after it is folded."""
+    shown: Callable[[], int | None] = lambda: None
+    """How far the latest attempt's job.log has been shown; None: it is not being shown."""
 
 
 class Supervisor:
@@ -96,7 +103,11 @@ class Supervisor:
         self._working: dict[tuple[str, int], float] = {}
         """Slow work that was begun, and when, by our own clock."""
         self._looked = 0.0
-        self._journal_fails = False
+        self._ballast = disk.Ballast(self._folder, outlook.terms.policy.disk.ballast_mib)
+        self._ledger = Ledger(journal, self._ballast, outlook.clock)
+        self._disk: disk.Watch | None = None
+        self._ahead_s = outlook.clock.wall() - outlook.clock.mono()
+        """Of wall time before monotonic time: it changes when somebody sets the clock."""
 
     # --- from outside --------------------------------------------------------------------------------------
 
@@ -111,12 +122,16 @@ class Supervisor:
 
     def supervise(self) -> ev.RunFinished:
         """Run until the run is finished; the last record of its journal."""
+        cap = self._terms.policy.disk.joblog_cap_mib
+        self._disk = disk.Watch(self._ballast, cap, lambda text: self.post(ev.Noted(text)))
         try:
             while True:
+                self._watch_clock()
                 decision = do.decide(self.run, self._terms, self._outlook.clock.wall())
                 if isinstance(self.run.state, stands.Finished):
                     state = self.run.state
                     return ev.RunFinished(state.outcome, state.exit_code, state.reason)
+                self._leave_blind()
                 if not self._act(decision):
                     self._hear(decision.until if isinstance(decision, do.Wait) else None)
         finally:
@@ -130,6 +145,11 @@ class Supervisor:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+        if self._disk is not None:
+            self._disk.close(PATIENCE_S)
+            self._disk = None
+        if isinstance(self.run.state, stands.Finished):
+            self._ballast.remove()
 
     # --- events --------------------------------------------------------------------------------------------
 
@@ -143,17 +163,35 @@ class Supervisor:
         return True
 
     def _append(self, record: ev.Record) -> bool:
-        try:
-            self._journal.append(record, sync=isinstance(record.event, INTENTIONS))
-        except (HostError, OSError) as error:
-            if not self._journal_fails:
-                self._journal_fails = True
-                why = f"the journal cannot be written ({error}): guardian watches and does nothing until it can"
-                lost = ev.SourceLost("journal", why)
-                self._outlook.told(self.run, ev.Record(self._stamp(), lost))
-            return False
-        self._journal_fails = False
-        return True
+        blind = self._ledger.failing
+        done = self._ledger.write(record, intention=isinstance(record.event, INTENTIONS))
+        self._say_sight(blind)
+        return done
+
+    def _say_sight(self, before: str | None) -> None:
+        """Say once when the journal can no longer be written, and once when it can again."""
+        now = self._ledger.failing
+        if now is not None and before is None:
+            why = f"it cannot be written ({now}): guardian watches and does nothing until it can"
+            self.take(ev.SourceLost("journal", why))
+        elif now is None and before is not None:
+            lost = f"; {self._ledger.dropped} facts are lost" if self._ledger.dropped else ""
+            self.take(ev.Noted(f"the journal can be written again{lost}"))
+
+    def _leave_blind(self) -> None:
+        """Raise where a person insists on an end that cannot be written down. Nothing is done to the job."""
+        if self._ledger.failing is not None and len(self.run.stop_requests) >= GIVE_UP_BLIND:
+            name = self.run.created.name
+            text = f"{self._ledger.failing}; what lives of run {name} is left alone: make room, then guardian stop {name}"
+            raise HostError(text)
+
+    def _watch_clock(self) -> None:
+        clock = self._outlook.clock
+        ahead_s = clock.wall() - clock.mono()
+        by_s = ahead_s - self._ahead_s
+        if abs(by_s) > CLOCK_JUMP_S:
+            self._ahead_s = ahead_s
+            self.take(ev.ClockSet(by_s))
 
     def _stamp(self) -> ev.Stamp:
         clock = self._outlook.clock
@@ -162,8 +200,6 @@ class Supervisor:
     def _hear(self, until: float | None) -> None:
         """Wait for events, at most until a wall time, and take all that are there."""
         wait = IDLE_S if until is None else min(IDLE_S, max(0.0, until - self._outlook.clock.wall()))
-        if self._journal_fails:
-            wait = max(wait, RETRY_JOURNAL_S)
         with contextlib.suppress(queue.Empty):
             self._hear_one(self._queue.get(timeout=wait))
             for _ in range(BATCH):
@@ -183,6 +219,10 @@ class Supervisor:
             self._watch.look()
         if isinstance(event, ev.KeeperLost):
             self._watch_orphans(event.attempt)
+        if isinstance(event, ev.Positions) and self._disk is not None:
+            shown = self._outlook.shown()
+            log = self._attempt_folder(event.attempt) / wire.JOB_LOG
+            self._disk.was_read(log, event.offset if shown is None else min(shown, event.offset))
 
     def _know_rank(self, hello: ev.Hello) -> None:
         """Keep a rank's identity; its pid counts only if the process there carries this attempt's mark or descends."""
@@ -201,6 +241,10 @@ class Supervisor:
         self._watch = sources.CheckpointWatch(hello.attempt, hello.output_dir, since, told, self.post)
 
     def _housekeeping(self) -> None:
+        blind = self._ledger.failing
+        if blind is not None:
+            self._ledger.flush()
+            self._say_sight(blind)
         attempt = self.run.attempt
         if self._standby is not None or attempt is None or attempt.launched_wall is None:
             return
@@ -259,8 +303,11 @@ class Supervisor:
     def _launch(self, planned: ev.Planned) -> bool:
         number = planned.attempt
         folder = self._attempt_folder(number)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_launch(folder, planned)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_launch(folder, planned)
+        except OSError as error:
+            return self._no_folder(folder, error)
         self.stand_by()
         standby, self._standby = self._standby, None
         assert standby is not None
@@ -273,13 +320,22 @@ class Supervisor:
             env=self._outlook.environment | dict(planned.env),
             cwd=Path(self.run.created.cwd),
         )
-        if not self.take(ev.Launched(number, standby.pid, ticks, machine.oom_kills())):
+        if not self.take(ev.Launched(number, standby.pid, ticks, machine.oom_kills(), machine.boot_id())):
             self._standby = standby
             return False
         self._keeper = standby.launch(job)
         sources.listen_to_keeper(self._keeper, self.run.created.run, number, self.post)
         self._follow(number)
         return True
+
+    def _no_folder(self, folder: Path, error: OSError) -> bool:
+        """Nothing is launched into a folder that cannot be written: with more room, or the same again soon."""
+        if error.errno in disk.NO_ROOM and self._ballast.give():
+            return True
+        lost = ev.SourceLost("run folder", f"{folder} cannot be written ({error.strerror}): the launch waits")
+        if lost not in self.run.lost:
+            self.take(lost)
+        return False
 
     def _follow(self, number: int) -> None:
         attempt = self.run.attempts[number - 1]
@@ -364,7 +420,7 @@ class Supervisor:
         found, why = self._found()
         if why:
             blind.append(why)
-        tail = logs.tail_lines(self._attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES)
+        tail = logs.tail_lines(self._attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES, attempt.positions)
         self.post(_ended(attempt, tail=tail, found=found, blind=tuple(blind)))
 
     def _found(self) -> tuple[tuple[ev.Checkpoint, ...], str | None]:
@@ -414,6 +470,9 @@ class Supervisor:
         late; living processes without a keeper are adopted without an exit code; nothing at all is an end that
         nobody saw.
         """
+        behind_s = self._outlook.clock.wall() - self.run.heard_wall
+        if behind_s < -CLOCK_JUMP_S:
+            self.take(ev.ClockSet(behind_s))  # while no guardian lived: nothing was written in the future
         found, go_on = self._look_around()
         self.take(replace(started, found=found))
         go_on()
@@ -477,6 +536,8 @@ class Supervisor:
 def _identities(attempt: Attempt) -> tuple[processes.Identity | None, frozenset[processes.Identity]]:
     """The keeper and the recorded processes of an attempt; numbers count only with their start time."""
     launched, job = attempt.launched, attempt.job
+    if _rebooted(launched):
+        return None, frozenset()
     keeper = processes.Identity(launched.keeper_pid, launched.keeper_ticks) if launched else None
     known = {processes.Identity(rank.pid, rank.ticks) for rank in attempt.ranks}
     if job and job.ticks:
@@ -495,14 +556,20 @@ def _ended(
         last_step=None,
         tail=tail,
         oom_kills=_since_launch(attempt.launched),
+        rebooted=_rebooted(attempt.launched),
         checkpoints=found,
         blind=blind,
     )
 
 
+def _rebooted(launched: ev.Launched | None) -> bool:
+    """Whether the machine was started anew since: then no recorded pid means anything."""
+    return launched is not None and bool(launched.boot) and launched.boot != machine.boot_id()
+
+
 def _since_launch(launched: ev.Launched | None) -> int | None:
     """OOM kills counted since the launch; None where the counter could not be read at both ends."""
     now = machine.oom_kills()
-    if launched is None or launched.oom_kills is None or now is None:
+    if launched is None or launched.oom_kills is None or now is None or _rebooted(launched):
         return None
     return max(0, now - launched.oom_kills)

@@ -9,6 +9,7 @@ from pathlib import Path
 from guardian.cli import parsing
 from guardian.errors import UserError
 
+FOLDER = Path("guardian_soak")
 EXAMPLE = """example:
   guardian soak --kills 50 -- sft --model demo --dataset demo --max_steps 300 --save_steps 10
 
@@ -23,9 +24,7 @@ def main(argv: list[str]) -> int:
     options.usage = "guardian soak [options] -- COMMAND ..."
     options.add_argument("--kills", type=int, default=50, help="how many processes are killed (default: 50)")
     options.add_argument("--seed", type=int, default=0, help="of the moments and the victims (default: 0)")
-    options.add_argument(
-        "--dir", type=Path, default=Path("guardian_soak"), help="where it works (default: guardian_soak)"
-    )
+    options.add_argument("--dir", type=Path, default=FOLDER, help="where it works (default: guardian_soak)")
     parsing.add_json(options)
     chosen = options.parse_args(own)
     if not command:

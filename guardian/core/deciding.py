@@ -7,6 +7,7 @@ the same, and whoever acts on it sees that the work is already under way.
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal as signals
 from typing import TYPE_CHECKING
@@ -230,13 +231,17 @@ def save_step(attempt: Attempt) -> int | None:
 
 
 def step_seconds(attempt: Attempt) -> float | None:
-    """Mean wall seconds of the latest steps; None before there are two."""
+    """Wall seconds of a typical one among the latest steps; None before there are two.
+
+    The median: a clock that is set between two steps makes one of them as long as you like.
+    """
     size = len(attempt.steps)
     if size < 2:
         return None
     over = min(size - 1, RATE_OVER)
-    spent = attempt.steps[size - 1].wall - attempt.steps[size - 1 - over].wall
-    return spent / over if spent > 0 else None
+    walls = [attempt.steps[at].wall for at in range(size - 1 - over, size)]
+    typical = sorted(after - before for before, after in itertools.pairwise(walls))[over // 2]
+    return typical if typical > 0 else None
 
 
 def _ranks_alive(attempt: Attempt) -> bool:

@@ -268,6 +268,8 @@ def _unknown(case: Case) -> Cause:
     own, ended = case.own, case.attempt.ended
     blind = ended.blind if ended else ()
     if not own.seen:
+        if ended is not None and ended.rebooted:
+            return _restarted_host()
         why = "its keeper was killed" if case.attempt.keeper_lost else "guardian was not there, and no record was left"
         title = "Nobody saw how it ended"
         evidence = (Line(None, why), *_last_lines(case.tail))
@@ -277,6 +279,11 @@ def _unknown(case: Case) -> Cause:
     evidence = (*last, case.deaths[0].line) if last else (case.deaths[0].line,)
     title = f"It ended {how}, and its log names no cause that is known"
     return Cause("unknown", None, None, title, evidence, 1, blind=blind)
+
+
+def _restarted_host() -> Cause:
+    title = "The machine was started anew while it ran"
+    return Cause("preempted_or_interrupted", "host_restart", None, title, (Line(None, title),), None)
 
 
 def _not_started(error: str) -> Cause:

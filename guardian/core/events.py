@@ -125,6 +125,21 @@ class SourceLost:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """Something about the host that a reader should know; nothing follows from it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSet:
+    """Somebody set the machine's clock: what is waited for is put off, or brought forward, by as much."""
+
+    by_s: float
+    """Positive: forward."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The last record of a run, unless it is resumed later."""
 
@@ -176,6 +191,8 @@ class Launched:
     """Start time of the keeper in clock ticks after boot (proc(5), /proc/pid/stat field 22)."""
     oom_kills: int | None = None
     """The host's or cgroup's counter of OOM kills at launch."""
+    boot: str = ""
+    """Of the machine (boot_id): pids and counters mean nothing in another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +296,8 @@ class Ended:
     """OOM kills on this host or in this cgroup during the attempt; None: not readable."""
     checkpoints: tuple[Checkpoint, ...]
     blind: tuple[str, ...] = ()
+    rebooted: bool = False
+    """The machine was started anew while the attempt lived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,7 +477,7 @@ class Acknowledged:
 
 
 Journalled = (
-    RunCreated | SupervisorStarted | StopRequested | TerminalLost | SourceLost | RunFinished
+    RunCreated | SupervisorStarted | StopRequested | TerminalLost | SourceLost | Noted | ClockSet | RunFinished
     | Planned | Pinned | Launched | LaunchUndone | JobStarted | RankFound | StartFailed | LauncherExited | TreeEnded
     | KeeperLost | StopBegun | SaveAsked | Signalled | Ended | Diagnosed | CheckpointSeen | Hit | Positions | Hello
     | TrainingEnded | ExceptionLeft

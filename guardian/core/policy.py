@@ -44,6 +44,10 @@ class Disk:
     """Room for the run folder."""
 
     minimum_free_mib: float = 1024
+    ballast_mib: float = 64
+    """Held in reserve, and given back when others fill the disk; 0: none."""
+    joblog_cap_mib: float = 4096
+    """Of a job.log that is longer the oldest part that was read is taken off the disk."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,7 +288,26 @@ def _planned(run: Run, event: ev.Planned, wall: float) -> Run:
     return replace(run, attempts=(*run.attempts, Attempt(plan=event, planned_wall=wall)), state=waiting)
 
 
+def _clock_set(run: Run, event: ev.ClockSet, wall: float) -> Run:
+    """Every time that something is still waited for moves with the clock; what is past keeps the time it had."""
+    run = replace(run, heard_wall=wall)
+    by, state, last = event.by_s, run.state, run.attempt
+    if isinstance(state, Paused):
+        state = Paused(state.until + by)
+    elif isinstance(state, Stopping | Checking | Ending):
+        state = replace(state, since=state.since + by)
+    if last is None or last.ended is not None:
+        return replace(run, state=state)
+    plan = replace(last.plan, not_before=last.plan.not_before + by)
+    launcher = None if last.launcher_wall is None else last.launcher_wall + by
+    launched = None if last.launched_wall is None else last.launched_wall + by
+    signalled = tuple((at + by, event) for at, event in last.signalled)
+    last = replace(last, plan=plan, launcher_wall=launcher, launched_wall=launched, signalled=signalled)
+    return replace(run, state=state, attempts=(*run.attempts[:-1], last))
+
+
 _OF_RUN: dict[type, Callable[..., Run]] = {
+    ev.ClockSet: _clock_set,
     ev.SupervisorStarted: _supervisor_started,
     ev.StopRequested: lambda r, e, w: replace(r, stop_requests=(*r.stop_requests, (w, e))),
     ev.SourceLost: lambda r, e, _: r if e in r.lost else replace(r, lost=(*r.lost, e)),

@@ -11,9 +11,16 @@ import os
 import signal
 
 SWITCH = "GUARDIAN_TEST_DIE_AT"
+BOOT_SWITCH = "GUARDIAN_TEST_BOOT"
+"""Another boot's name: with it set, everything recorded before happened before the machine was started anew."""
 _die_at = int(os.environ.pop(SWITCH, "0") or 0)
 """Taken out of the environment: the keeper and the job are not to inherit it."""
 _passed = itertools.count(1)
+
+
+def pretended_boot() -> str | None:
+    """The boot that the tests pretend, or None."""
+    return os.environ.get(BOOT_SWITCH)
 
 
 def point() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from guardian.core.values import dataclass
-from guardian.host import processes
+from guardian.host import crash, processes
 
 MIB = 1024 * 1024
 UNKNOWN_BOOT = "unknown"
@@ -91,7 +91,7 @@ def _below(root: str, mount_point: str, path: str) -> str:
 @functools.cache
 def boot_id() -> str:
     """The kernel's name for this boot; what was recorded under another one is gone."""
-    return processes.boot_id() or UNKNOWN_BOOT
+    return crash.pretended_boot() or processes.boot_id() or UNKNOWN_BOOT
 
 
 def node() -> str:

@@ -1,16 +1,14 @@
 """Guardian dies at every instruction that matters, once each; `resume` makes the same story of it."""
 
 import itertools
-import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from tests.faults.harness import Guarded
 
 from guardian.host.crash import SWITCH
+from tests.faults.harness import Guarded
 
 JOB = Path(__file__).parents[1] / "jobs" / "counting.py"
 POLICY = "[budget]\nbackoff_s = [0]\n[disk]\nminimum_free_mib = 1\n"
@@ -18,10 +16,11 @@ MOST_POINTS = 400
 RESUMES = 5
 
 
-def counting(folder):
+def counting(folder, *, every_s=0.05):
     """A run whose job dies twice on its way to 12."""
     (folder / "policy.toml").write_text(POLICY)
     command = (sys.executable, str(JOB), "--state", "count", "--upto", "12", "--die-at", "4", "--die-at", "8")
+    command = (*command, "--every-s", str(every_s))
     return Guarded(folder, *command, options=("--policy", "policy.toml"))
 
 

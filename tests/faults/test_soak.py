@@ -1,0 +1,77 @@
+"""`guardian soak`: what users run to trust us, and its verdict can say no."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from guardian.soaking import Result, verdict
+
+JOB = ("sft", "--model", "demo", "--dataset", "demo#160", "--logging_steps", "1")
+
+
+def soaked(folder, kills, steps, env=None):
+    """The result of a soak, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "guardian", "soak", "--kills", str(kills), "--json", "--"]
+        + [*JOB, "--max_steps", str(steps), "--save_steps", "10"],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(folder / "state")} | (env or {}),
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_few_kills_cost_nothing(tmp_path):
+    """Trainer, keeper and guardian are killed; the training is the undisturbed one."""
+    seen = soaked(tmp_path, 4, 30)
+
+    assert ("finished", 30, 0, [], []) == tuple(
+        seen[k] for k in ("outcome", "steps_done", "doubled", "lost", "left_over")
+    )
+    assert 4 == sum(seen["kills"].values())
+    assert seen["largest_loss_difference"] <= 1e-4
+
+
+@pytest.mark.long
+@pytest.mark.timeout(2400)
+def test_fifty_kills_in_three_hundred_steps_cost_nothing(tmp_path):
+    """Nothing doubled, lost or left over; the guardian does not grow."""
+    seen = soaked(tmp_path, 50, 300)
+
+    assert ("finished", 300, 0, [], []) == tuple(
+        seen[k] for k in ("outcome", "steps_done", "doubled", "lost", "left_over")
+    )
+    assert seen["pss_last_mib"] < 60
+    assert seen["descriptors_last"] < 40
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_ranks_and_their_launcher_are_killed_too(tmp_path):
+    """Two ranks under torchrun, whose killed agent leaves them training."""
+    seen = soaked(tmp_path, 10, 60, {"NPROC_PER_NODE": "2"})
+
+    assert {"launcher", "rank"} <= seen["kills"].keys()
+    assert 60 == seen["steps_done"]
+
+
+@pytest.mark.parametrize(
+    "flaw",
+    [
+        {"doubled": 1},
+        {"lost": (7,)},
+        {"left_over": ("process 1",)},
+        {"largest_loss_difference": 0.01},
+        {"largest_loss_difference": None},
+        {"outcome": "gave_up", "exit_code": 1},
+    ],
+)
+def test_the_verdict_can_say_no(flaw):
+    """Each flaw alone is enough."""
+    good = {"outcome": "finished", "exit_code": 0, "largest_loss_difference": 0.0}
+
+    assert verdict(Result(**good))[0]
+    assert not verdict(Result(**{**good, **flaw}))[0]
