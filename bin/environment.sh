@@ -14,13 +14,9 @@ recipe=1 # count up when the steps below change what they install
 say() { printf 'guardian: %s\n' "$*" >&2; }
 die() { say "$@"; exit 3; }
 
-# Usage: ensure_environment train|test. Returns with $install_s set, the seconds it took (0: it stood already).
+# Usage: ensure_environment train|test
 ensure_environment() {
-  install_s=0
-  stands "$1" && return
-  local begun=$SECONDS
-  build "$1" >&2 </dev/null
-  install_s=$((SECONDS - begun))
+  stands "$1" || build "$1" >&2 </dev/null
 }
 
 # The stamp is written last. It holds the place (scripts in .venv name it) and what the installation followed from.
@@ -123,7 +119,7 @@ has_pip() {
 }
 
 install_train() {
-  local pin
+  local pin begun=$started # with the venv itself
   while IFS= read -r pin; do [[ $pin == torch==* ]] && break; done <"$root/constraints.txt"
   stage "$pin (the large one)" pip_install "$pin"
   stage "setuptools" pip_install setuptools wheel
@@ -132,15 +128,22 @@ install_train() {
   watch "deepspeed (optional)" pip_install --no-build-isolation -e "$root[train]" ||
     say "deepspeed did not install (see $log): everything but --deepspeed works;" \
       "to try again: rm '$notes/train.stamp'"
-  stamp train
+  stamp train "$begun"
 }
 
 install_test() {
+  local begun=$SECONDS
   stage "test tools" pip_install --no-build-isolation -e "$root[dev]"
-  stamp test
+  stamp test "$begun"
 }
 
+# Also notes how long the first making took, for bin/test to tell: later ones find most of it there.
 stamp() {
+  local made_s=0
+  if [[ ! -e $notes/$1.stamp ]]; then
+    [[ ! -r $notes/seconds ]] || IFS= read -r made_s <"$notes/seconds"
+    printf '%d\n' $((made_s + SECONDS - $2)) >"$notes/seconds"
+  fi
   printf '%s\n%s' "$root" "$want" >"$notes/$1.new" && mv -f "$notes/$1.new" "$notes/$1.stamp"
 }
 

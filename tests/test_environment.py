@@ -7,6 +7,7 @@ that notes when each step of pip begins and ends.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,10 +60,10 @@ def checkout(tmp_path):
     return place
 
 
-def start(checkout, *argv, path=None):
-    """bin/guardian as a process of its own."""
+def start(checkout, *argv, path=None, program="guardian"):
+    """A program of bin/ as a process of its own."""
     path = f"{checkout.parent}:/usr/bin:/bin" if path is None else path
-    argv = [BASH, str(checkout / "bin/guardian"), *argv]
+    argv = [BASH, str(checkout / "bin" / program), *argv]
     return subprocess.Popen(argv, env={"PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -196,6 +197,15 @@ def test_deepspeed_may_fail_and_is_not_tried_at_every_start(checkout):
     assert (0, b"x\0") == (code, out)
     assert 1 == err.count("deepspeed did not install")
     assert (0, b"x\0", "") == finish(start(checkout, "x"))
+
+
+def test_the_test_program_tells_its_cold_time_also_when_warm(checkout):
+    """What making the environment took is remembered: the next run's last line tells both times."""
+    first = finish(start(checkout, program="test"))[1].decode().splitlines()[-1]
+    again = finish(start(checkout, program="test"))[1].decode().splitlines()[-1]
+
+    made = r"bin/test: warm \d+ s \(the tests\), cold \d+ s \(with making the environment, which took (\d+) s\)"
+    assert re.fullmatch(made, first)[1] == re.fullmatch(made, again)[1]
 
 
 def test_without_a_python_the_line_names_the_fix(checkout):
