@@ -17,9 +17,11 @@ from guardian.core.planning import Terms, attempt_folder
 from guardian.core.run import Attempt, Finished
 from guardian.core.wire import JOB_LOG
 from guardian.errors import HostError
+from guardian.host import registry
 from guardian.host.clock import Clock
 from guardian.host.control import Ear
 from guardian.host.private import write_private
+from guardian.host.runs import RunFolder
 from guardian.supervisor import Outlook, Supervisor
 from guardian.ui.narrating import narrate
 from guardian.ui.plain import Terminal
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import FrameType
 
+    from guardian.cli.background import Background
     from guardian.core.adapters import Adapter
     from guardian.core.rules import Rule
     from guardian.core.run import Run
@@ -76,9 +79,14 @@ class Session:
         rules: Path | None,
         *,
         heard_upto: Mapping[int, int] | None = None,
+        background: Background | None = None,
     ) -> None:
-        self._terminal = Terminal()
         self._folder = Path(run_terms.folder)
+        self._background = background
+        if background is not None:
+            background.log_to(self._folder)
+        self._terminal = Terminal(echo=background is None)
+        self._entered = False
         read_rules, matcher = _rules(rules)
         outlook = Outlook(
             terms=run_terms,
@@ -87,6 +95,7 @@ class Session:
             clock=Clock(),
             environment=os.environ | dict(run.created.env),
             told=self._told,
+            shown=self._terminal.shown,
         )
         self._supervisor = Supervisor(run, journal, outlook, heard_upto=heard_upto)
 
@@ -121,11 +130,24 @@ class Session:
         if line is not None:
             for part in line.split("\n"):
                 self._terminal.say(part)
+        # Not before: until the job has started nothing may keep it waiting.
+        if isinstance(record.event, ev.JobStarted | ev.StartFailed | ev.KeeperLost) and not self._entered:
+            self._enter(run)
+        if self._background is not None:
+            self._background.told(run, record, line)
         if isinstance(record.event, ev.Launched):
             self._terminal.follow(str(self._log_of(run.attempts[-1])))
         if isinstance(record.event, ev.SupervisorStarted) and record.event.how != "run" and run.attempt:
             log = self._log_of(run.attempt)
             self._terminal.follow(str(log), log.stat().st_size if log.exists() else 0)
+
+    def _enter(self, run: Run) -> None:
+        """Enter the run in the registry."""
+        self._entered = True
+        folder = RunFolder(self._folder)
+        failed = registry.enter(registry.Entry(run.created.run, folder, run.created.name, run.created_wall))
+        if failed is not None:
+            self._terminal.say(failed)
 
     def _log_of(self, attempt: Attempt) -> Path:
         return Path(attempt_folder(str(self._folder), attempt.number)) / JOB_LOG

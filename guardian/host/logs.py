@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from guardian.core import hearing, wire
-from guardian.core.events import Line
+from guardian.core.events import Line, Positions
 from guardian.host import heartbeats
 
 POLL_S = 0.1
@@ -255,15 +255,18 @@ class _HeartbeatLines:
         return True
 
 
-def tail_lines(path: Path, count: int) -> tuple[Line, ...]:
-    """The last lines of a file that may be huge, as they are; () where it cannot be read."""
+def tail_lines(path: Path, count: int, known: Positions | None = None) -> tuple[Line, ...]:
+    """The last lines of a file that may be huge, as they are; () where it cannot be read.
+
+    `known`: a place whose line number is known; lines are counted from there instead of from the top.
+    """
     try:
         fd = heartbeats.open_file(path)
     except OSError:
         return ()
     try:
         begin, data = _end_of(fd, count)
-        first = _lines_before(fd, begin)
+        first = _lines_before(fd, begin, known)
     except OSError:
         return ()
     finally:
@@ -293,8 +296,24 @@ def _end_of(fd: int, count: int) -> tuple[int, bytes]:
     return begin, b"".join(parts)
 
 
-def _lines_before(fd: int, end: int) -> int | None:
-    """Line feeds before an offset; None where counting them would mean to read too much."""
-    if end > COUNTED_MOST:
+def _lines_before(fd: int, end: int, known: Positions | None = None) -> int | None:
+    """Line feeds before an offset; None where counting them would mean to read too much, or what is gone."""
+    if known is not None and known.offset <= os.fstat(fd).st_size:
+        low, high = sorted((known.offset, end))
+        feeds = _feeds(fd, low, high)
+        return None if feeds is None else known.lines + (feeds if end >= known.offset else -feeds)
+    return _feeds(fd, 0, end)
+
+
+def _feeds(fd: int, begin: int, end: int) -> int | None:
+    if end - begin > COUNTED_MOST or not _is_there(fd, begin, end):
         return None
-    return sum(os.pread(fd, min(BLOCK, end - at), at).count(b"\n") for at in range(0, end, BLOCK))
+    return sum(os.pread(fd, min(BLOCK, end - at), at).count(b"\n") for at in range(begin, end, BLOCK))
+
+
+def _is_there(fd: int, begin: int, end: int) -> bool:
+    """Whether the file begins there and was not taken off the disk (host/disk.py takes the oldest part)."""
+    try:
+        return begin >= end or os.lseek(fd, begin, os.SEEK_DATA) == begin
+    except OSError:
+        return False

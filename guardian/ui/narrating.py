@@ -105,6 +105,14 @@ def _source_lost(_: Run, event: ev.SourceLost, __: float) -> str:
     return f"cannot see {event.source}: {event.why}"
 
 
+def _noted(_: Run, event: ev.Noted, __: float) -> str:
+    return event.text
+
+
+def _clock_set(_: Run, event: ev.ClockSet, __: float) -> str:
+    return f"the machine's clock was set {'forward' if event.by_s > 0 else 'back'} by {abs(event.by_s):.0f} s"
+
+
 def _diagnosed(run: Run, event: ev.Diagnosed, _: float) -> str | None:
     cause = event.cause
     if cause is None:
@@ -137,6 +145,8 @@ _LINES: dict[type, Callable[..., str | None]] = {
     ev.Signalled: _signalled,
     ev.KeeperLost: _keeper_lost,
     ev.SourceLost: _source_lost,
+    ev.Noted: _noted,
+    ev.ClockSet: _clock_set,
     ev.Diagnosed: _diagnosed,
     ev.CheckpointSeen: _checkpoint,
     ev.RunFinished: _run_finished,

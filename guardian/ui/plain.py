@@ -6,6 +6,7 @@ output is read from job.log itself: the file is the buffer, nothing is dropped a
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import threading
@@ -31,6 +32,7 @@ class Terminal:
         self._echo = echo
         self._queue: queue.SimpleQueue[str | _Follow | None] = queue.SimpleQueue()
         self._log: int | None = None
+        self._offset = 0
         self._at_line_start = True
         self._broken = False
         self._thread = threading.Thread(target=self._work, name="terminal", daemon=True)
@@ -52,6 +54,15 @@ class Terminal:
     def lost(self) -> None:
         """The terminal is gone: write no more."""
         self._broken = True
+
+    @property
+    def gone(self) -> bool:
+        """Nobody reads any more."""
+        return self._broken
+
+    def shown(self) -> int | None:
+        """How far the log that is followed has been shown; None where nobody sees it."""
+        return None if self._broken or not self._echo else self._offset
 
     def close(self, patience_s: float) -> None:
         """Write what is still to be written, as long as the other end takes it; then stop."""
@@ -100,6 +111,7 @@ class Terminal:
             if not block:
                 return
             self._write(block)
+            self._offset += len(block)
             self._at_line_start = block.endswith(b"\n")
 
     def _line(self, text: str) -> None:
@@ -111,7 +123,9 @@ class Terminal:
         while data and not self._broken:
             try:
                 data = data[os.write(self._out, data) :]
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    return  # guardian.log on a full disk: this is lost, later lines may fit again
                 # EPIPE or EIO: nobody reads any more. The run goes on without a terminal.
                 self._broken = True
 

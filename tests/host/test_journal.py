@@ -96,6 +96,26 @@ def test_damage_is_named_by_file_and_line(tmp_path, damaged):
     assert 3 == refusal.value.exit_code
 
 
+def test_any_flipped_bit_is_named_and_nothing_is_changed(tmp_path):
+    """Each bit of each line but its line feed; reading, opening and appending leave the bytes as they lie there."""
+    lines = [encode(ev.Record(STAMP, ev.KeeperLost(number))) for number in range(1, 4)]
+    path = tmp_path / "journal.jsonl"
+    for at, line in enumerate(lines):
+        for bit in range(8 * (len(line) - 1)):
+            flipped = bytearray(line)
+            flipped[bit // 8] ^= 1 << bit % 8
+            content = b"".join([*lines[:at], bytes(flipped), *lines[at + 1 :]])
+            path.write_bytes(content)
+            with pytest.raises(HostError, match=rf"journal\.jsonl, line {at + 1}, is damaged"):
+                list(read_records(path))
+            if bit % 97 == 0:
+                journal, so_far = Journal.open(path)
+                journal.close()
+                with pytest.raises(HostError, match=f"line {at + 1}, is damaged"):
+                    list(so_far)
+            assert content == path.read_bytes()
+
+
 def test_a_newer_guardians_record_is_told_from_damage(tmp_path):
     """The reader's next step is an upgrade, not a repair."""
     rest = LINES[0][18:-1].replace(b'"event":"Hit"', b'"event":"Premonition"')
