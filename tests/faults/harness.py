@@ -16,6 +16,8 @@ from guardian.host import journal, runs, story
 
 PATIENCE_S = 240
 """Generous: the machine may be slow, and no test is about speed."""
+WRAPPER = json.loads(os.environ.get("GUARDIAN_TEST_WRAPPER", "[]"))
+"""Words before guardian's own: another environment, made and exec'ed into (tests/faults/test_elsewhere.py)."""
 JOBS = Path(__file__).parent.parent / "jobs"
 DEMO = ("sft", "--model", "demo", "--dataset", "demo#160", "--logging_steps", "1", "--add_version", "false")
 
@@ -58,7 +60,7 @@ class Guarded:
             guardian_command = ("run", "--name", self.name, *self.options, "--", *self.command)
         with self.screen.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "guardian", *guardian_command],
+                [*WRAPPER, sys.executable, "-m", "guardian", *guardian_command],
                 cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             )  # fmt: skip
         return self
@@ -66,7 +68,7 @@ class Guarded:
     def call(self, *guardian_command):
         """Another guardian command in the same folder; its finished process."""
         return subprocess.run(
-            [sys.executable, "-m", "guardian", *guardian_command],
+            [*WRAPPER, sys.executable, "-m", "guardian", *guardian_command],
             cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
 

@@ -14,9 +14,9 @@ JOB = ("sft", "--model", "demo", "--dataset", "demo#160", "--logging_steps", "1"
 
 def soaked(folder, kills, steps, env=None):
     """The result of a soak, as JSON."""
+    own = ("soak", "--kills", str(kills), "--json", "--")
     done = subprocess.run(
-        [sys.executable, "-m", "guardian", "soak", "--kills", str(kills), "--json", "--"]
-        + [*JOB, "--max_steps", str(steps), "--save_steps", "10"],
+        [sys.executable, "-m", "guardian", *own, *JOB, "--max_steps", str(steps), "--save_steps", "5"],
         cwd=folder, capture_output=True, text=True, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(folder / "state")} | (env or {}),
     )  # fmt: skip
@@ -26,9 +26,9 @@ def soaked(folder, kills, steps, env=None):
 
 def test_a_few_kills_cost_nothing(tmp_path):
     """Trainer, keeper and guardian are killed; the training is the undisturbed one."""
-    seen = soaked(tmp_path, 4, 30)
+    seen = soaked(tmp_path, 4, 20)
 
-    assert ("finished", 30, 0, [], []) == tuple(
+    assert ("finished", 20, 0, [], []) == tuple(
         seen[k] for k in ("outcome", "steps_done", "doubled", "lost", "left_over")
     )
     assert 4 == sum(seen["kills"].values())
