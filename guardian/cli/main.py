@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 COMMANDS: Final = {
     "run": "run a training command under supervision",
     "resume": "go on with a run, or take over one whose guardian is gone",
+    "attach": "follow a run from another terminal",
+    "logs": "show the output of a run's job",
     "report": "tell the story of a run",
-    "status": "list the runs of a folder and where they stand",
+    "status": "list your runs and where they stand",
     "stop": "save and stop a run",
     "soak": "kill a run again and again, and show that nothing is lost",
 }
@@ -79,4 +81,6 @@ def entry() -> None:
         # Whoever read our output has gone; there is nobody left to complain to.
         sys.stderr.close()
         code = 3
+    except KeyboardInterrupt:
+        code = 130
     sys.exit(code)

@@ -30,6 +30,12 @@ def parser(command: str, what: str, example: str) -> Parser:
     )
 
 
+def say(text: str) -> None:
+    """Tell a person at once what a command is waiting for."""
+    sys.stderr.write(f"guardian: {text}\n")
+    sys.stderr.flush()
+
+
 def split_command(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
     """Guardian's own arguments, and the command after the first `--`."""
     if "--" not in argv:
@@ -49,6 +55,16 @@ def add_run(options: argparse.ArgumentParser, *, optional: bool) -> None:
     """Which run: its name, or the path of its folder."""
     text = "name of the run or path of its folder" + (" (default: the newest)" if optional else "")
     options.add_argument("run", nargs="?" if optional else None, metavar="RUN", help=text)
+
+
+def add_detach(options: argparse.ArgumentParser) -> None:
+    """Whether to give the terminal back."""
+    options.add_argument(
+        "-d",
+        "--detach",
+        action="store_true",
+        help="return when the job is started; guardian goes on without a terminal",
+    )
 
 
 def add_json(options: argparse.ArgumentParser) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 
-from guardian.cli import parsing
+from guardian.cli import choosing, parsing
 from guardian.core.reporting import as_json, report
-from guardian.host import runs, story
+from guardian.host import story
 
 EXAMPLE = """example:
   guardian report night1"""
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     parsing.add_run_dir(options)
     parsing.add_json(options)
     chosen = options.parse_args(argv)
-    told = report(story.load(runs.find(chosen.run_dir, chosen.run)))
+    told = report(story.load(choosing.choose(chosen.run_dir, chosen.run)))
     if chosen.json:
         sys.stdout.write(json.dumps(as_json(told), indent=1) + "\n")
         return 0

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from guardian.cli import parsing
+from guardian.cli import choosing, parsing
 from guardian.core import adapters
 from guardian.core import events as ev
 from guardian.core.run import Finished
-from guardian.host import configs, runs, story
+from guardian.host import configs, story
 from guardian.host.journal import Journal
+
+if TYPE_CHECKING:
+    from guardian.cli.background import Background
+    from guardian.host.runs import RunFolder
 
 EXAMPLE = """example:
   guardian resume night1
@@ -25,24 +30,34 @@ def main(argv: list[str]) -> int:
     parsing.add_run(options, optional=True)
     parsing.add_run_dir(options)
     options.add_argument("--rules", type=Path, metavar="DIR", help="rule files that override the built-in ones by id")
+    parsing.add_detach(options)
     chosen = options.parse_args(argv)
-    return take_over(chosen.run_dir, chosen.run, rules=chosen.rules)
+    folder = choosing.choose(chosen.run_dir, chosen.run)
+    if not chosen.detach:
+        return take_over(folder, rules=chosen.rules)
+    from guardian.cli import background
+
+    return background.start(lambda behind: take_over(folder, rules=chosen.rules, background=behind))
 
 
-def take_over(run_dir: Path, name: str | None, *, rules: Path | None = None, stop: bool = False) -> int:
+def take_over(
+    folder: RunFolder, *, rules: Path | None = None, stop: bool = False, background: Background | None = None
+) -> int:
     """Become the supervisor of a run (`stop`: to end it). Raises HostError while another one lives."""
     from guardian.cli.session import Session, terms
 
-    folder = runs.find(run_dir, name)
-    journal, _ = Journal.open(folder.journal)
+    journal, _ = Journal.open(folder.journal, say=parsing.say)
     told = story.tell(folder)
     run = told.run
     if isinstance(run.state, Finished) and (stop or run.state.outcome is ev.Outcome.FINISHED):
         sys.stdout.write(f"guardian: run {folder.name} is over: {run.state.outcome.value} ({run.state.reason})\n")
+        journal.close()
         return 0 if stop else run.state.exit_code
     created = run.created
     environment = os.environ | dict(created.env)
     adapter = adapters.recognise(created.argv, environment, configs.read_config)
     run_terms = terms(created, folder.path, adapter, environment)
-    session = Session(run, journal, run_terms, rules, heard_upto=told.heartbeat_offsets)
-    return session.conduct(ev.SupervisorStarted("resume", "", reopened=not stop), stop=stop)
+    session = Session(run, journal, run_terms, rules, heard_upto=told.heartbeat_offsets, background=background)
+    code = session.conduct(ev.SupervisorStarted("resume", "", reopened=not stop), stop=stop)
+    journal.close()
+    return code

@@ -22,6 +22,7 @@ from guardian.host.clock import Clock
 from guardian.host.journal import Journal
 
 if TYPE_CHECKING:
+    from guardian.cli.background import Background
     from guardian.core.adapters import Adapter
     from guardian.core.policy import Policy
 
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--policy", type=Path, metavar="FILE", help="policy file (TOML)")
     options.add_argument("--rules", type=Path, metavar="DIR", help="rule files that override the built-in ones by id")
     options.add_argument("--no-companion", action="store_true", help="put nothing into the job: fewer proofs")
+    parsing.add_detach(options)
     options.add_argument("--dry-run", action="store_true", help="show what would be run, and run nothing")
     options.add_argument("--json", action="store_true", help="with --dry-run: for machines")
     return options
@@ -64,10 +66,20 @@ def main(argv: list[str]) -> int:
     adapter = adapters.recognise(command, dict(os.environ), configs.read_config)
     if options.dry_run:
         return _dry_run(options, command, adapter, policy)
-    return _run(options, command, adapter, policy)
+    if not options.detach:
+        return _run(options, command, adapter, policy)
+    from guardian.cli import background
+
+    return background.start(lambda behind: _run(options, command, adapter, policy, behind))
 
 
-def _run(options: argparse.Namespace, command: tuple[str, ...], adapter: Adapter | None, policy: Policy) -> int:
+def _run(
+    options: argparse.Namespace,
+    command: tuple[str, ...],
+    adapter: Adapter | None,
+    policy: Policy,
+    background: Background | None = None,
+) -> int:
     folder = runs.create(options.run_dir, options.name, hint=Path(command[0]).name)
     _preflight(folder.path, policy)
     # The keeper's interpreter starts while we go on; it is there when the first launch is journalled.
@@ -76,12 +88,15 @@ def _run(options: argparse.Namespace, command: tuple[str, ...], adapter: Adapter
     clock = Clock()
     stamp = ev.Stamp(clock.wall(), clock.mono(), machine.boot_id(), machine.node(), os.getpid())
     record = ev.Record(stamp, created)
-    journal = Journal.create(folder.journal)
+    journal = Journal.create(folder.journal, say=parsing.say)
     journal.append(record)
     from guardian.cli.session import Session, terms
 
-    session = Session(stands.begin(record), journal, terms(created, folder.path, adapter, os.environ), options.rules)
-    return session.conduct(ev.SupervisorStarted("run", ""), standby=standby)
+    run_terms = terms(created, folder.path, adapter, os.environ)
+    session = Session(stands.begin(record), journal, run_terms, options.rules, background=background)
+    code = session.conduct(ev.SupervisorStarted("run", ""), standby=standby)
+    journal.close()
+    return code
 
 
 def _created(

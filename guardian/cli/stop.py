@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from guardian.cli import parsing
+from guardian.cli import choosing, parsing
 from guardian.cli.resume import take_over
 from guardian.core.run import Finished
-from guardian.host import control, runs, story
+from guardian.host import control, story
 
 EXAMPLE = """example:
   guardian stop night1
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     parsing.add_run(options, optional=True)
     parsing.add_run_dir(options)
     chosen = options.parse_args(argv)
-    folder = runs.find(chosen.run_dir, chosen.run)
+    folder = choosing.choose(chosen.run_dir, chosen.run)
     run = story.load(folder)
     if isinstance(run.state, Finished):
         sys.stdout.write(f"guardian: run {folder.name} is over: {run.state.outcome.value}\n")
@@ -32,5 +32,5 @@ def main(argv: list[str]) -> int:
     if control.ask_stop(os.getuid(), run.created.run):
         sys.stdout.write(f"guardian: run {folder.name} is told to save and stop\n")
         return 0
-    code = take_over(chosen.run_dir, chosen.run, stop=True)
+    code = take_over(folder, stop=True)
     return 0 if code == EXIT_STOPPED else code

@@ -86,11 +86,16 @@ def find(base: Path, wanted: str | None) -> RunFolder:
     path = base / wanted if NAME.fullmatch(wanted) else Path(wanted)
     if not os.path.lexists(path) and (Path(wanted) / JOURNAL).exists():
         path = Path(wanted)  # the folder of a run, named from where it lies
-    folder = RunFolder(Path(os.path.abspath(path)))
     if not os.path.lexists(path):
         near = difflib.get_close_matches(path.name, [one.name for one in list_runs(path.parent)], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"there is no run {path.name} in {path.parent}{hint}")
+    return at(path)
+
+
+def at(path: Path) -> RunFolder:
+    """The run whose folder this is. Raises UserError, HostError where there is none, or not ours."""
+    folder = RunFolder(Path(os.path.abspath(path)))
     _check_owned(folder.path)
     if not folder.journal.is_file():
         raise UserError(f"{path} is not a run folder: it has no {JOURNAL}")
