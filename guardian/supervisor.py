@@ -26,7 +26,7 @@ from guardian.core.diagnosing import diagnose
 from guardian.core.planning import attempt_folder
 from guardian.core.values import dataclass
 from guardian.errors import HostError
-from guardian.host import checkpoints, crash, disk, keeping, logs, machine, pins, processes
+from guardian.host import checkpoints, crash, disk, keeping, lock, logs, machine, pins, processes
 from guardian.host.launching import write_launch
 from guardian.host.ledger import Ledger
 
@@ -106,6 +106,7 @@ class Supervisor:
         self._ballast = disk.Ballast(self._folder, outlook.terms.policy.disk.ballast_mib)
         self._ledger = Ledger(journal, self._ballast, outlook.clock)
         self._disk: disk.Watch | None = None
+        self._renewed = outlook.clock.mono()
         self._ahead_s = outlook.clock.wall() - outlook.clock.mono()
         """Of wall time before monotonic time: it changes when somebody sets the clock."""
 
@@ -182,8 +183,8 @@ class Supervisor:
         """Raise where a person insists on an end that cannot be written down. Nothing is done to the job."""
         if self._ledger.failing is not None and len(self.run.stop_requests) >= GIVE_UP_BLIND:
             name = self.run.created.name
-            text = f"{self._ledger.failing}; what lives of run {name} is left alone: make room, then guardian stop {name}"
-            raise HostError(text)
+            left = f"what lives of run {name} is left alone; make room, then guardian stop {name}"
+            raise HostError(f"{self._ledger.failing}; {left}")
 
     def _watch_clock(self) -> None:
         clock = self._outlook.clock
@@ -245,6 +246,9 @@ class Supervisor:
         if blind is not None:
             self._ledger.flush()
             self._say_sight(blind)
+        if self._outlook.clock.mono() - self._renewed >= lock.RENEW_S:
+            self._renewed = self._outlook.clock.mono()
+            self._journal.renew()
         attempt = self.run.attempt
         if self._standby is not None or attempt is None or attempt.launched_wall is None:
             return

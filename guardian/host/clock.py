@@ -19,6 +19,10 @@ class Clock:
         """Seconds that never run backwards within one boot."""
         return time.monotonic()
 
+    def sleep(self, seconds: float) -> None:
+        """Let this much monotonic time pass."""
+        time.sleep(seconds)
+
 
 class StandingClock(Clock):
     """A clock that stands until it is moved; scripted histories run on it."""
@@ -32,6 +36,9 @@ class StandingClock(Clock):
 
     def mono(self) -> float:
         return self._mono
+
+    def sleep(self, seconds: float) -> None:
+        self.pass_by(seconds)
 
     def pass_by(self, seconds: float) -> None:
         """Let time pass on both clocks."""

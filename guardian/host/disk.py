@@ -24,8 +24,8 @@ LOW = 4
 SCARCE = 4
 """With less free room than this many ballasts it is looked more often."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-# fallocate(2), linux/falloc.h
 FALLOC_FL_KEEP_SIZE = 1
+"""Flags of fallocate(2), from linux/falloc.h."""
 FALLOC_FL_PUNCH_HOLE = 2
 STAT_BLOCK = 512
 """Unit of st_blocks whatever the file system's own (stat(2))."""

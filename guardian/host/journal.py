@@ -18,7 +18,8 @@ from guardian.core import events as ev
 from guardian.core import records
 from guardian.errors import HostError
 from guardian.host import crash
-from guardian.host.lock import RunLock
+from guardian.host.clock import Clock
+from guardian.host.lock import RunLock, Say
 
 BLOCK = 64 * 1024
 READ_BUFFER = 1024 * 1024
@@ -40,9 +41,9 @@ class Journal:
         self._torn = False
 
     @classmethod
-    def create(cls, path: Path) -> Journal:
+    def create(cls, path: Path, *, clock: Clock | None = None, say: Say | None = None) -> Journal:
         """An empty journal in a run folder that exists. Raises HostError: in use, there already, not writable."""
-        lock = RunLock.take(path.parent)
+        lock = RunLock.take(path.parent, clock=clock, say=say)
         try:
             fd = _open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             if not unborn(path):
@@ -55,12 +56,15 @@ class Journal:
         return cls(path, fd, 0, lock)
 
     @classmethod
-    def open(cls, path: Path) -> tuple[Journal, Iterator[ev.Record]]:
+    def open(
+        cls, path: Path, *, clock: Clock | None = None, say: Say | None = None
+    ) -> tuple[Journal, Iterator[ev.Record]]:
         """Go on with a journal, and all its records so far. Raises HostError: in use, or not to be opened.
 
-        The records are read as they are asked for; damage is found there.
+        The records are read as they are asked for; damage is found there. `say` hears what is waited for where the run
+        was last held by a guardian out of our sight.
         """
-        lock = RunLock.take(path.parent)
+        lock = RunLock.take(path.parent, clock=clock, say=say)
         try:
             fd = _open(path, os.O_RDWR | os.O_APPEND)
             size = _cut(path, fd)
@@ -91,6 +95,10 @@ class Journal:
             raise JournalFull(f"{self.path} cannot be written: {error.strerror}") from error
         self.size += len(line)
         crash.point()
+
+    def renew(self) -> None:
+        """Show that the writer lives, every lock.RENEW_S. Raises HostError where another one has taken the run over."""
+        self._lock.renew()
 
     def close(self) -> None:
         """Let go of the file and of the run."""

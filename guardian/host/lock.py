@@ -1,28 +1,45 @@
 """One guardian per run: a lock that the kernel releases when its holder is gone, however it went.
 
-The lock is an flock on `guardian.lock` in the run folder; what stands in that file only names the holder, and is
-believed only while the lock is held. Nobody waits for a run: who finds it held says by whom, and goes.
+The lock is an flock on `guardian.lock` in the run folder, and what stands in that file names the holder. Where an flock
+reaches (one boot of one machine, one pid namespace) it alone decides, at once. Beyond, on a network file system, it may
+not be seen, or there may be none at all: there the signature counts as long as it is renewed, and so does the lease of
+the run's keeper, whose job lives on without a guardian. Both must have stood still for two minutes of our own monotonic
+clock before the run is taken over; that wait is shown, and Ctrl-C ends it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
-import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from guardian.core.values import dataclass
 from guardian.errors import HostError
 from guardian.host import machine, processes
+from guardian.host.clock import Clock
 
 FILE = "guardian.lock"
+ATTEMPTS = "attempts"
+LEASE = "lease"
+"""Renewed by the keeper of an attempt (keeper.py), in the attempt's folder."""
 TEXT_MOST = 4096
 PATIENCE_S = 0.5
 """A look at who holds the lock takes it, shared, for microseconds: that is no reason to be turned away."""
+RENEW_S = 30.0
+STILL_S = 120.0
+"""Four renewals: so long must a foreign signature stand still."""
+LOOK_S = 1.0
+SAY_S = 10.0
+SETTLE_S = 2.0
+"""Where there are no locks: after signing, for another one who signs at the same moment."""
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +56,55 @@ class Holder:
     def __str__(self) -> str:
         return f"guardian pid {self.pid} on {self.host}"
 
+    def within_sight(self, us: Holder) -> bool:
+        """Whether its locks and its processes are those that we see: the same boot, the same pids."""
+        return (self.host, self.boot, self.pid_namespace) == (us.host, us.boot, us.pid_namespace)
+
+    def alive(self) -> bool:
+        """Whether it lives, as far as `within_sight`; another process of the same number is not it."""
+        return self.start_ticks is not None and processes.start_ticks(self.pid) == self.start_ticks
+
 
 class RunLock:
     """A held lock; it ends with `release` or with the process."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, folder: Path) -> None:
         self._fd = fd
+        self._folder = folder
 
     @classmethod
-    def take(cls, folder: Path) -> RunLock:
-        """Lock a run. Raises HostError naming the holder, or why there is no locking."""
+    def take(cls, folder: Path, *, clock: Clock | None = None, say: Say | None = None) -> RunLock:
+        """Lock a run. Raises HostError naming the holder.
+
+        `say` hears, every ten seconds, what a foreign signature is waited for.
+        """
         try:
             fd = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise HostError(f"run {folder.name} cannot be locked: {folder / FILE}: {error.strerror}") from error
         try:
-            _lock(fd, folder)
-            _sign(fd)
+            _take(fd, folder, clock or Clock(), say or (lambda _: None))
         except BaseException:
             os.close(fd)
             raise
-        return cls(fd)
+        return cls(fd, folder)
+
+    def renew(self) -> None:
+        """Show those who cannot see the lock that we live. Raises HostError where another one has taken the run over.
+
+        That is so when we were stopped for minutes, or cut off from the file system.
+        """
+        named = _named(self._fd)
+        if named is not None and named != _us():
+            raise HostError(f"run {self._folder.name} was taken over by {named}: this guardian lets go of it")
+        with contextlib.suppress(OSError):
+            os.utime(self._fd)
 
     def release(self) -> None:
-        """Let another guardian have the run."""
+        """Let another guardian have the run; the emptied signature tells it that there is nothing to wait for."""
+        if _named(self._fd) == _us():
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
 
@@ -77,37 +119,100 @@ def holder(folder: Path) -> Holder | None:
     except BlockingIOError:
         return _named(fd) or Holder("an unknown host", "", None, 0, None)
     except OSError:
-        return None
+        named = _named(fd)
+        return named if named is not None and (not named.within_sight(_us()) or named.alive()) else None
     finally:
         os.close(fd)
     return None
 
 
-def _lock(fd: int, folder: Path) -> None:
-    until = time.monotonic() + PATIENCE_S
+def _take(fd: int, folder: Path, clock: Clock, say: Say) -> None:
+    locked = _flock(fd, folder, clock)
+    before = _named(fd)
+    us = _us()
+    if before is not None and before.within_sight(us):
+        if not locked and before.alive():
+            raise HostError(f"run {folder.name} is in use by {before}")
+    elif before is not None:
+        _wait_still(fd, folder, before, clock, say)
+    _sign(fd, us)
+    if not locked:
+        # Nothing keeps two from signing at once: the one whose signature stands has the run.
+        clock.sleep(SETTLE_S)
+        now = _named(fd)
+        if now != us:
+            raise HostError(f"run {folder.name} is in use by {now or 'another guardian'}")
+
+
+def _flock(fd: int, folder: Path, clock: Clock) -> bool:
+    """Whether we have the lock; False where the file system has none. Raises HostError while another one has it."""
+    until = clock.mono() + PATIENCE_S
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() < until:
-                time.sleep(PATIENCE_S / 10)
+            if clock.mono() < until:
+                clock.sleep(PATIENCE_S / 10)
                 continue
             raise HostError(f"run {folder.name} is in use by {_named(fd) or 'another guardian'}") from None
         except OSError as error:
-            why = "its file system has no locks" if error.errno in NO_LOCKS else error.strerror
-            raise HostError(f"run {folder.name} cannot be locked: {folder / FILE}: {why}") from error
-        return
+            if error.errno in NO_LOCKS:
+                return False
+            raise HostError(f"run {folder.name} cannot be locked: {folder / FILE}: {error.strerror}") from error
+        return True
 
 
-def _sign(fd: int) -> None:
-    """Say who we are. A text that cannot be written (a full disk) names nobody, and the lock holds all the same."""
-    us = Holder(
+def _wait_still(fd: int, folder: Path, before: Holder, clock: Clock, say: Say) -> None:
+    """Wait until neither the signature nor the lease has moved for long enough. Raises HostError when one moves."""
+    begun, seen = clock.mono(), _signs(fd, folder)
+    said = begun - SAY_S
+    while (stood := clock.mono() - begun) < STILL_S:
+        if clock.mono() - said >= SAY_S:
+            said = clock.mono()
+            left = f"{STILL_S - stood:.0f} s more without a sign of life, and it is taken over (Ctrl-C leaves it)"
+            say(f"run {folder.name} is signed by {before}, which cannot be seen from here: {left}")
+        clock.sleep(LOOK_S)
+        now = _signs(fd, folder)
+        if now[0] != seen[0]:
+            raise HostError(f"run {folder.name} is in use by {_named(fd) or before}")
+        if now[1] != seen[1]:
+            raise HostError(f"run {folder.name} has a job that lives on {before.host}: take it over there")
+
+
+def _signs(fd: int, folder: Path) -> tuple[object, object]:
+    """What moves while the holder lives, and what moves while its job does: content and times of change."""
+    # Opened anew: so a network file system asks its server.
+    with contextlib.suppress(OSError):
+        os.close(os.open(folder / FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    signed: object = None
+    with contextlib.suppress(OSError):
+        signed = (os.pread(fd, TEXT_MOST, 0), os.fstat(fd).st_mtime_ns)
+    return signed, _lease(folder)
+
+
+def _lease(folder: Path) -> tuple[str, int] | None:
+    """Which attempt's lease is the newest one, and when it was renewed."""
+    try:
+        for name in sorted(os.listdir(folder / ATTEMPTS), reverse=True):
+            with contextlib.suppress(OSError):
+                return name, os.stat(folder / ATTEMPTS / name / LEASE, follow_symlinks=False).st_mtime_ns
+    except OSError:
+        pass
+    return None
+
+
+def _us() -> Holder:
+    return Holder(
         host=machine.node(),
         boot=machine.boot_id(),
         pid_namespace=processes.namespace_inode("pid"),
         pid=os.getpid(),
         start_ticks=processes.start_ticks(os.getpid()),
     )
+
+
+def _sign(fd: int, us: Holder) -> None:
+    """Say who we are. A text that cannot be written (a full disk) names nobody, and the lock holds all the same."""
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps(asdict(us)).encode() + b"\n", 0)
