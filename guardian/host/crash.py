@@ -13,6 +13,8 @@ import signal
 SWITCH = "GUARDIAN_TEST_DIE_AT"
 BOOT_SWITCH = "GUARDIAN_TEST_BOOT"
 """Another boot's name: with it set, everything recorded before happened before the machine was started anew."""
+STILL_SWITCH = "GUARDIAN_TEST_STILL_S"
+"""Seconds that a foreign lock must have stood still, in place of two minutes."""
 _die_at = int(os.environ.pop(SWITCH, "0") or 0)
 """Taken out of the environment: the keeper and the job are not to inherit it."""
 _passed = itertools.count(1)
@@ -21,6 +23,11 @@ _passed = itertools.count(1)
 def pretended_boot() -> str | None:
     """The boot that the tests pretend, or None."""
     return os.environ.get(BOOT_SWITCH)
+
+
+def stillness_s(usual: float) -> float:
+    """How long a foreign lock must have stood still."""
+    return float(os.environ.get(STILL_SWITCH, usual))
 
 
 def point() -> None:

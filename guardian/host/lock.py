@@ -20,7 +20,7 @@ from pathlib import Path
 
 from guardian.core.values import dataclass
 from guardian.errors import HostError
-from guardian.host import machine, processes
+from guardian.host import crash, machine, processes
 from guardian.host.clock import Clock
 
 FILE = "guardian.lock"
@@ -164,12 +164,13 @@ def _flock(fd: int, folder: Path, clock: Clock) -> bool:
 
 def _wait_still(fd: int, folder: Path, before: Holder, clock: Clock, say: Say) -> None:
     """Wait until neither the signature nor the lease has moved for long enough. Raises HostError when one moves."""
+    needed = crash.stillness_s(STILL_S)
     begun, seen = clock.mono(), _signs(fd, folder)
     said = begun - SAY_S
-    while (stood := clock.mono() - begun) < STILL_S:
+    while (stood := clock.mono() - begun) < needed:
         if clock.mono() - said >= SAY_S:
             said = clock.mono()
-            left = f"{STILL_S - stood:.0f} s more without a sign of life, and it is taken over (Ctrl-C leaves it)"
+            left = f"{needed - stood:.0f} s more without a sign of life, and it is taken over (Ctrl-C leaves it)"
             say(f"run {folder.name} is signed by {before}, which cannot be seen from here: {left}")
         clock.sleep(LOOK_S)
         now = _signs(fd, folder)
