@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from guardian.cli.main import entry
+import signal
 
 if __name__ == "__main__":
+    # As in `entry`, and before anything is imported.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from guardian.cli.main import entry
+
     entry()

@@ -127,6 +127,7 @@ class Supervisor:
         self._disk = disk.Watch(self._ballast, cap, lambda text: self.post(ev.Noted(text)))
         try:
             while True:
+                self._hear_waiting()
                 self._watch_clock()
                 decision = do.decide(self.run, self._terms, self._outlook.clock.wall())
                 if isinstance(self.run.state, stands.Finished):
@@ -203,9 +204,14 @@ class Supervisor:
         wait = IDLE_S if until is None else min(IDLE_S, max(0.0, until - self._outlook.clock.wall()))
         with contextlib.suppress(queue.Empty):
             self._hear_one(self._queue.get(timeout=wait))
+            self._hear_waiting()
+        self._housekeeping()
+
+    def _hear_waiting(self) -> None:
+        """Take what has come meanwhile: nothing is launched past a request to stop."""
+        with contextlib.suppress(queue.Empty):
             for _ in range(BATCH):
                 self._hear_one(self._queue.get_nowait())
-        self._housekeeping()
 
     def _hear_one(self, event: ev.Event) -> None:
         if isinstance(event, ev.Ended):
@@ -485,7 +491,7 @@ class Supervisor:
         """What is left, in words, and how to go on with it."""
         attempt = self.run.attempt
         if attempt is None or attempt.ended is not None:
-            return "nothing runs", lambda: None
+            return "nothing runs", self._look_again
         number = attempt.number
         keeper = keeping.connect(os.getuid(), self.run.created.run, number)
         if keeper is not None:
@@ -502,6 +508,14 @@ class Supervisor:
             words = f"attempt {number} lives without its keeper: adopted, its exit code will be unknown"
             return words, lambda: self._late(number, ended=False)
         return f"attempt {number} is gone and nobody saw it end", lambda: self._late(number, ended=True)
+
+    def _look_again(self) -> None:
+        """Since the last attempt ended, checkpoints may have been removed, and others put there."""
+        ended = self.run.attempt.ended if self.run.attempt else None
+        if ended is not None:
+            found, _ = self._found()
+            if found != ended.checkpoints:
+                self.take(replace(ended, checkpoints=found))
 
     def _repeat_launch(self, number: int) -> None:
         self.take(ev.LaunchUndone(number))

@@ -6,6 +6,7 @@ Each command is a file of this package; only the one that is called is imported.
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -75,6 +76,8 @@ def _near(word: str) -> str:
 
 def entry() -> None:
     """The console script."""
+    # Until a run listens to it, Ctrl-C ends us without a word: nothing has begun.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         code = main(sys.argv[1:])
     except BrokenPipeError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from guardian.cli import choosing, parsing
 from guardian.core import adapters
 from guardian.core import events as ev
+from guardian.core.reporting import OUTCOMES
 from guardian.core.run import Finished
 from guardian.host import configs, story
 from guardian.host.journal import Journal
@@ -50,7 +51,7 @@ def take_over(
     told = story.tell(folder)
     run = told.run
     if isinstance(run.state, Finished) and (stop or run.state.outcome is ev.Outcome.FINISHED):
-        sys.stdout.write(f"guardian: run {folder.name} is over: {run.state.outcome.value} ({run.state.reason})\n")
+        sys.stdout.write(f"guardian: run {folder.name} {OUTCOMES[run.state.outcome]} already: nothing to do\n")
         journal.close()
         return 0 if stop else run.state.exit_code
     created = run.created

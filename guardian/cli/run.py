@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from guardian import __version__
 from guardian.cli import parsing
+from guardian.cli.requests import Requests
 from guardian.core import adapters
 from guardian.core import events as ev
 from guardian.core import policy as policies
@@ -80,6 +81,7 @@ def _run(
     policy: Policy,
     background: Background | None = None,
 ) -> int:
+    requests = Requests()
     folder = runs.create(options.run_dir, options.name, hint=Path(command[0]).name)
     _preflight(folder.path, policy)
     # The keeper's interpreter starts while we go on; it is there when the first launch is journalled.
@@ -94,7 +96,7 @@ def _run(
 
     run_terms = terms(created, folder.path, adapter, os.environ)
     session = Session(stands.begin(record), journal, run_terms, options.rules, background=background)
-    code = session.conduct(ev.SupervisorStarted("run", ""), standby=standby)
+    code = session.conduct(ev.SupervisorStarted("run", ""), requests=requests, standby=standby)
     journal.close()
     return code
 

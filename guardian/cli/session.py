@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
 import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guardian.cli.requests import Requests
 from guardian.core import events as ev
 from guardian.core import policy as policies
 from guardian.core.planning import Terms, attempt_folder
@@ -28,7 +28,6 @@ from guardian.ui.plain import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import FrameType
 
     from guardian.cli.background import Background
     from guardian.core.adapters import Adapter
@@ -99,10 +98,17 @@ class Session:
         )
         self._supervisor = Supervisor(run, journal, outlook, heard_upto=heard_upto)
 
-    def conduct(self, started: ev.SupervisorStarted, *, standby: Standby | None = None, stop: bool = False) -> int:
+    def conduct(
+        self,
+        started: ev.SupervisorStarted,
+        *,
+        requests: Requests | None = None,
+        standby: Standby | None = None,
+        stop: bool = False,
+    ) -> int:
         """Supervise to the end. `stop`: end the run as soon as what lives of it is found."""
         supervisor = self._supervisor
-        _on_signals(supervisor)
+        (requests or Requests()).give_to(supervisor.post)
         ear = self._ear(supervisor)
         try:
             if started.how == "run":
@@ -194,15 +200,3 @@ def _rules(folder: Path | None) -> tuple[Callable[[], tuple[Rule, ...]], Callabl
         return Matcher(read())
 
     return read, matcher
-
-
-def _on_signals(supervisor: Supervisor) -> None:
-    """Signals become events; none of them ends the supervisor, and a lost terminal ends nothing at all."""
-
-    def asked(by: ev.StopBy) -> Callable[[int, FrameType | None], None]:
-        return lambda _number, _frame: supervisor.post(ev.StopRequested(by))
-
-    signal.signal(signal.SIGINT, asked(ev.StopBy.CTRL_C))
-    signal.signal(signal.SIGTERM, asked(ev.StopBy.SIGTERM))
-    signal.signal(signal.SIGHUP, lambda _number, _frame: supervisor.post(ev.TerminalLost()))
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -4,18 +4,25 @@ Most jobs here are small programs of the standard library (tests/jobs/worded.py)
 save matters.
 """
 
+import fcntl
 import os
+import platform
+import pty
+import shutil
 import signal
+import subprocess
 import sys
+import termios
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from guardian.core import events as ev
+from guardian.core import records
 from guardian.core import run as stands
 from guardian.host import journal
-from tests.faults.harness import JOBS, TINY, Guarded, harm, marked
+from tests.faults.harness import JOBS, TINY, Guarded, harm, marked, surviving
 
 HEARD_S = 2.0
 TRIES = 3
@@ -109,9 +116,8 @@ def unblock(fifo):
 
     def write(guarded):
         path = guarded.folder / "out" / "checkpoint-5" / fifo
-        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        path.unlink()
-        os.close(writer)
+        with path.open("wb"):  # comes back when somebody has it open to read
+            path.unlink()
 
     return write
 
@@ -260,3 +266,258 @@ def test_a_second_request_while_the_job_saves_ends_the_wait_for_the_save(guard):
     assert 75 == guarded.wait()
     assert signal.SIGTERM == guarded.events(ev.Signalled)[0].signal
     assert {} == marked(guarded.story().created.run)
+
+
+# --- a stop that saves, and what goes on from it -----------------------------------------------------------------
+
+STEPS = 12
+TRAINING = (*TINY, "--output_dir", "out", "--max_steps", str(STEPS), "--save_steps", "100")
+SLOW_AT_FIRST = harm({"attempt": 1, "do": "be slow"})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The same training, with nobody near it."""
+    guarded = Guarded(tmp_path_factory.mktemp("undisturbed"), *TRAINING)
+    assert 0 == guarded.run(), guarded.shown()[-4000:]
+    return surviving(guarded.story())
+
+
+@pytest.mark.parametrize("name", ["ctrl-c", pytest.param("guardian stop", marks=pytest.mark.long)])
+def test_a_training_that_was_stopped_saved_its_last_step_and_ends_the_same(name, guard, undisturbed):
+    """No finished step is lost: it saves at a step ahead, and `guardian resume` goes on from there to the end."""
+    guarded = guard(command=TRAINING, env=SLOW_AT_FIRST)
+    guarded.until_step(2, attempt=1)
+    REQUESTS[name].send(guarded)
+    assert REQUESTS[name].exit_code == guarded.wait(), guarded.shown()[-4000:]
+
+    assert 0 == guarded.start("resume", guarded.name).wait(), guarded.shown()[-4000:]
+
+    (asked,) = guarded.events(ev.SaveAsked)
+    report = guarded.report()
+    first, second = report["attempts"]
+    assert asked.save_at == first["last_step"] == second["resume_step"] < STEPS
+    assert 0 == first["lost_steps"]
+    assert ("finished", "proved") == (report["outcome"], report["certificate"]["verdict"])
+    same_training(guarded, undisturbed)
+
+
+def same_training(guarded, undisturbed):
+    """The same samples at each step, and the same loss within 1e-4 x max(1, |loss|)."""
+    ours = surviving(guarded.story())
+    assert list(range(1, STEPS + 1)) == sorted(ours) == sorted(undisturbed)
+    for number, step in undisturbed.items():
+        assert (16, step.fingerprint) == (ours[number].rows, ours[number].fingerprint)
+        assert abs(ours[number].loss - step.loss) <= 1e-4 * max(1, abs(step.loss)), f"step {number}"
+
+
+def test_a_run_that_has_finished_is_not_begun_again(guard):
+    """`guardian resume` says so, and exits as the run did."""
+    guarded = guard("exit:0")
+    assert 0 == guarded.wait()
+
+    done = guarded.call("resume", guarded.name)
+
+    assert (0, "guardian: run r1 finished already: nothing to do\n", "") == (done.returncode, done.stdout, done.stderr)
+    assert 1 == len(starts(guarded))
+
+
+def starts(guarded):
+    """Attempts, as often as the job was started."""
+    return [int(line.split()[0]) for line in (guarded.folder / "starts").read_text().splitlines()]
+
+
+def test_a_checkpoint_that_was_removed_meanwhile_is_not_resumed_from(trainer_like):
+    """Between a stop and `guardian resume` lies a night: what is there is looked at again."""
+    guarded = trainer_like(WORDS_1="save:5 save:6 touch:ready wait:never", WORDS_2="bar:9/9")
+    guarded.until("ready", lambda _: (guarded.folder / "ready").exists())
+    guarded.process.terminate()
+    assert 75 == guarded.wait()
+    shutil.rmtree(guarded.folder / "out" / "checkpoint-6")
+
+    assert 0 == guarded.start("resume", guarded.name).wait(), guarded.shown()[-4000:]
+
+    assert 5 == guarded.story().attempts[1].plan.resume_step
+
+
+def test_what_cannot_be_looked_at_costs_no_checkpoint_that_is_known(trainer_like):
+    """A link that leads nowhere in a later checkpoint is no reason to begin again."""
+    guarded = trainer_like(WORDS_1="save:5 kill", WORDS_2="save:6 link:out/checkpoint-6/gone kill", WORDS_3="bar:9/9")
+
+    assert 0 == guarded.wait(), guarded.shown()[-4000:]
+
+    assert [None, 5, 5] == [attempt.plan.resume_step for attempt in guarded.story().attempts]
+
+
+# --- guardian itself is gone -------------------------------------------------------------------------------------
+
+
+def killed_guardian(guard, *words):
+    """A run whose guardian was killed while the job runs."""
+    guarded = guard(*words)
+    guarded.until("ready", lambda run: run.attempts[0].job and (guarded.folder / "ready").exists())
+    guarded.process.kill()
+    guarded.process.wait()
+    return guarded
+
+
+def test_a_job_whose_guardian_was_killed_is_adopted_and_never_started_twice(guard):
+    """`guardian resume` finds it, and hears it end as if nothing had been."""
+    guarded = killed_guardian(guard, "touch:ready", "wait:go", "say:done", "exit:0")
+
+    guarded.start("resume", guarded.name)
+    guarded.until("adopted", lambda run: len(run.supervisors) == 2)
+    go(guarded)
+
+    assert 0 == guarded.wait(), guarded.shown()[-4000:]
+    assert [1] == starts(guarded)
+    assert "\ndone\n" in guarded.shown()
+
+
+def test_guardian_stop_ends_a_job_whose_guardian_was_killed(guard):
+    """Nobody is left to be asked, so the command does it itself."""
+    guarded = killed_guardian(guard, "touch:ready", "wait:never")
+
+    done = guarded.call("stop", guarded.name)
+
+    assert 0 == done.returncode, done.stderr
+    assert {} == marked(guarded.story().created.run)
+    assert (ev.Outcome.STOPPED, 75) == (guarded.story().state.outcome, guarded.story().state.exit_code)
+
+
+def test_a_pin_that_an_earlier_guardian_began_gets_its_time_again(trainer_like):
+    """The time in which nobody was there is not what a slow copy is given up for."""
+    guarded, unblock_it = pinning(None, trainer_like)
+    guarded.process.kill()
+    guarded.process.wait()
+    set_back(guarded.run_folder.journal, 3600)
+    guarded.start("resume", guarded.name)
+    guarded.until("taken over", lambda run: len(run.supervisors) == 2)
+    unblock_it(guarded)
+
+    assert 0 == guarded.wait(), guarded.shown()[-4000:]
+    assert "none" != guarded.events(ev.Pinned)[-1].how
+
+
+def set_back(path, seconds):
+    """Let everything in a journal have happened earlier."""
+    told = [*journal.read_records(path)]
+    earlier = [replace(r, stamp=replace(r.stamp, wall=r.stamp.wall - seconds)) for r in told]
+    path.write_bytes(b"".join(records.encode(record) for record in earlier))
+
+
+@pytest.mark.parametrize("command", [("resume", "r1"), ("run", "--name", "r1", "--", "true")], ids=["resume", "run"])
+def test_the_second_guardian_of_a_run_says_who_has_it(command, guard):
+    """One line, exit 3, and the first one is not disturbed."""
+    guarded, let_go = starting(guard, None)
+
+    done = guarded.call(*command)
+
+    who = f"guardian: error: run r1 is in use by guardian pid {guarded.process.pid} on {platform.node()}\n"
+    assert (3, "", who) == (done.returncode, done.stdout, done.stderr)
+    let_go(guarded)
+    assert 0 == guarded.wait()
+    assert [1] == starts(guarded)
+
+
+# --- at a terminal -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_terminal(guard, tmp_path):
+    """Starts a run as the leader of a terminal's session; the terminal's other end is a descriptor."""
+    started = []
+
+    def start(*words):
+        master, slave = pty.openpty()
+        terminal = os.fdopen(master, "r+b", buffering=0)
+        guarded = Guarded(tmp_path, *WORDED, *words)
+        started.append((guarded, terminal))
+        guarded.process = subprocess.Popen(
+            [sys.executable, "-m", "guardian", "run", "--name", guarded.name, "--", *guarded.command],
+            cwd=tmp_path, env=guarded.env, stdin=slave, stdout=slave, stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no other thread runs here
+        )  # fmt: skip
+        os.close(slave)
+        guarded.screen.touch()
+        guarded.until("ready", lambda _: (tmp_path / "ready").exists())
+        return guarded, terminal
+
+    yield start
+    for guarded, terminal in started:
+        terminal.close()
+        guarded.clean_up()
+
+
+def test_a_terminal_that_is_closed_ends_nothing(at_terminal):
+    """The kernel sends SIGHUP, writing fails: the supervisor goes on without, and the report is in the run's folder."""
+    guarded, terminal = at_terminal("touch:ready", "wait:go", "say:done", "exit:0")
+    terminal.close()
+    guarded.until("the loss was heard", lambda _: guarded.events(ev.TerminalLost))
+    go(guarded)
+
+    assert 0 == guarded.wait()
+    assert "FINISHED" in (guarded.run_folder.path / "report.md").read_text().upper()
+
+
+def test_ctrl_c_at_the_terminal_reaches_guardian_alone(at_terminal):
+    """The job is ended by guardian, in its own time and manner, and not by the key."""
+    guarded, terminal = at_terminal("touch:ready", "wait:never")
+    terminal.write(b"\x03")
+
+    assert 130 == guarded.wait()
+    assert signal.SIGTERM == guarded.story().attempts[0].launcher.signal
+
+
+# --- while guardian itself begins and ends -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def held_up(guard):
+    """Starts a run whose guardian waits where it loads a module, and sends it a signal there."""
+
+    def start(module, number, *words):
+        guarded = guard(*words, env={"HOLD": module, "PYTHONPATH": str(JOBS / "hold")})
+        while not (guarded.folder / "held").exists():
+            assert guarded.process.poll() is None, guarded.shown()
+            time.sleep(0.02)
+        guarded.process.send_signal(number)
+        return guarded
+
+    return start
+
+
+STOPS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+
+
+@STOPS
+def test_before_anything_has_begun_a_signal_ends_guardian_without_a_word(number, code, held_up):
+    """No traceback for somebody who has thought better of it, and no run."""
+    guarded = held_up("guardian.cli.run", number, "touch:ready")
+
+    assert -number == guarded.wait()
+    assert "" == guarded.shown()
+    assert not (guarded.folder / "guardian_runs").exists()
+
+
+@STOPS
+def test_a_stop_before_the_first_launch_stops_the_run_and_launches_nothing(number, code, held_up):
+    """The run is in its journal; it can go on later."""
+    guarded = held_up("guardian.cli.session", number, "touch:ready")
+    go(guarded)
+
+    assert code == guarded.wait(), guarded.shown()
+    assert () == guarded.story().attempts
+    assert 0 == guarded.start("resume", guarded.name).wait(), guarded.shown()
+    assert (guarded.folder / "ready").exists()
+
+
+@STOPS
+def test_a_signal_while_the_report_is_made_changes_nothing(number, code, held_up):
+    """The run has finished: it exits as it finished, with its report."""
+    guarded = held_up("guardian.ui.report", number, "exit:0")
+    go(guarded)
+
+    assert 0 == guarded.wait(), guarded.shown()
+    assert "FINISHED" in guarded.shown()

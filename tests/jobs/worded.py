@@ -61,6 +61,11 @@ def save(step):
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": int(step)}))
 
 
+def link(name):
+    """A link that leads nowhere."""
+    os.symlink("/nowhere", name)
+
+
 def kill(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -78,6 +83,7 @@ ACTS = {
     "say": say,
     "save": save,
     "fifo": os.mkfifo,
+    "link": link,
     "kill": kill,
     "exit": leave,
 }
