@@ -5,10 +5,13 @@
 
 root=${BASH_SOURCE[0]%/*}
 [[ $root == /* ]] || root=$PWD/$root
-root=${root%/bin}
-venv=$root/.venv
-notes=$venv/.guardian
-log=$root/.venv.log
+if [[ $root == */bin && ${root%/bin} -ef $root/.. ]]; then root=${root%/bin}; else root=$root/..; fi # bin may be a link
+name_places() {
+  venv=$root/.venv
+  notes=$venv/.guardian
+  log=$root/.venv.log
+}
+name_places
 recipe=1 # count up when the steps below change what they install
 
 say() { printf 'guardian: %s\n' "$*" >&2; }
@@ -36,6 +39,8 @@ wanted() {
 }
 
 build() {
+  root=$(CDPATH='' cd -P -- "$root" && pwd -P) # scripts in .venv will name it
+  name_places
   find_python
   trap 'stop INT 130' INT
   trap 'stop TERM 143' TERM

@@ -116,6 +116,20 @@ def test_a_later_start_runs_no_other_program(checkout):
     assert (0, b"x\0", "") == finish(start(checkout, "x", path="/nonexistent"))
 
 
+def test_it_is_one_environment_however_bin_is_reached(checkout, tmp_path):
+    """From inside bin/, through a linked folder, through a linked program: nothing is made a second time."""
+    finish(start(checkout))
+    (tmp_path / "bin").symlink_to(checkout / "bin")
+    (tmp_path / "g").symlink_to("bin/guardian")
+    ways = [("./guardian", checkout / "bin"), ("bin/guardian", tmp_path), ("./g", tmp_path)]
+
+    for program, cwd in [*ways, ("../bin/guardian", checkout / "bin")]:
+        argv = [BASH, program, "x"]
+        env = {"PATH": "/usr/bin:/bin"}
+        done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, timeout=60, check=False)
+        assert (0, b"x\0", b"") == (done.returncode, done.stdout, done.stderr)
+
+
 def test_a_changed_pin_is_installed_at_the_next_start(checkout):
     """The stamp is the content of what was installed from, not its date."""
     finish(start(checkout))
