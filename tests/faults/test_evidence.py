@@ -8,8 +8,8 @@ from guardian.core import reporting
 from tests.faults.harness import JOBS, TINY, Guarded, harm
 
 ONCE = "[budget]\nrestarts = 0\n"
-RUNS = 100
 AT_ONCE = 4
+RUNS = pytest.mark.parametrize("runs", [20, pytest.param(100, marks=pytest.mark.long)])
 
 
 @pytest.fixture
@@ -44,7 +44,6 @@ def ended(folder, line, end, options):
 
 def all_of(folder, words, options):
     """Each word as the last one of a job: every second ends without the end of a line."""
-    words = list(words)
 
     def one(number):
         return ended(folder / f"{number}", words[number], ("newline",) * (number % 2), options)
@@ -53,9 +52,10 @@ def all_of(folder, words, options):
         return list(pool.map(one, range(len(words))))
 
 
-def test_a_failure_line_that_a_rule_knows_is_the_cause_every_time(tmp_path, policy):
-    """Followed, matched and judged before the end is: 50 of 50."""
-    words = [named(number) for number in range(RUNS // 2)]
+@RUNS
+def test_a_failure_line_that_a_rule_knows_is_the_cause_every_time(tmp_path, policy, runs):
+    """Followed and matched before the end is judged."""
+    words = [named(number) for number in range(runs)]
 
     found = all_of(tmp_path, words, policy)
 
@@ -63,9 +63,10 @@ def test_a_failure_line_that_a_rule_knows_is_the_cause_every_time(tmp_path, poli
     assert expected == [(code, c.rule, c.evidence[0].text, c.evidence[0].number) for code, c in found]
 
 
-def test_a_failure_line_that_no_rule_knows_is_the_evidence_every_time(tmp_path, policy):
-    """Said as it is: 50 of 50."""
-    words = [nameless(number) for number in range(RUNS // 2)]
+@RUNS
+def test_a_failure_line_that_no_rule_knows_is_the_evidence_every_time(tmp_path, policy, runs):
+    """Said as it is."""
+    words = [nameless(number) for number in range(runs)]
 
     found = all_of(tmp_path, words, policy)
 

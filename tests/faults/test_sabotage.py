@@ -51,3 +51,12 @@ def test_an_accumulation_that_is_doubled_after_the_resume_violates_the_certifica
     assert (1, "violated", None) == (code, report["certificate"]["verdict"], report["effective_batch"])
     assert "32 rows instead of 16 were counted at steps 3-6 (attempt 2)" in report["certificate"]["reasons"]
     assert "VIOLATED" in report["summary"]
+
+
+@pytest.mark.long
+def test_batches_that_are_doubled_behind_the_arguments_back_violate_the_certificate(recovered):
+    """All that the job says of its batch stays as it was: only counting in forward can tell."""
+    code, report = recovered({"attempt": 2, "do": "double the batches"})
+
+    assert (1, "violated") == (code, report["certificate"]["verdict"])
+    assert "32 rows instead of 16 were counted at steps 3-6 (attempt 2)" in report["certificate"]["reasons"]
