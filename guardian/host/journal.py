@@ -66,6 +66,9 @@ class Journal:
         """
         lock = RunLock.take(path.parent, clock=clock, say=say)
         try:
+            if not os.access(path.parent, os.W_OK | os.X_OK):
+                # The files in it might still be written: it would be found out at the next attempt, in the night.
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
             fd = _open(path, os.O_RDWR | os.O_APPEND)
             size = _cut(path, fd)
         except OSError as error:
