@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-
 if __name__ == "__main__":
-    # As in `entry`, and before anything is imported.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from guardian.cli.main import entry
+    try:
+        from guardian.cli.main import entry
 
-    entry()
+        entry()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # in the middle of an import

@@ -6,7 +6,6 @@ Each command is a file of this package; only the one that is called is imported.
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -76,8 +75,6 @@ def _near(word: str) -> str:
 
 def entry() -> None:
     """The console script."""
-    # Until a run listens to it, Ctrl-C ends us without a word: nothing has begun.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         code = main(sys.argv[1:])
     except BrokenPipeError:
@@ -85,5 +82,5 @@ def entry() -> None:
         sys.stderr.close()
         code = 3
     except KeyboardInterrupt:
-        code = 130
+        code = 130  # no run listens to it yet, or none any more
     sys.exit(code)
