@@ -26,7 +26,7 @@ from guardian.core.diagnosing import diagnose
 from guardian.core.planning import attempt_folder
 from guardian.core.values import dataclass
 from guardian.errors import HostError
-from guardian.host import checkpoints, crash, disk, keeping, lock, logs, machine, pins, processes
+from guardian.host import checkpoints, crash, disk, keeping, lock, logs, machine, pins, processes, snapshots
 from guardian.host.launching import write_launch
 from guardian.host.ledger import Ledger
 
@@ -51,6 +51,7 @@ ENDING_MAX_S = 300.0
 ENDING_HURRIED_S = 5.0
 """The same for whoever has asked three times to stop."""
 PATIENCE_S = 5.0
+MIB = 1024 * 1024
 BATCH = 1000
 TAIL_LINES = 40
 STANDBY_AFTER_S = 3.0
@@ -106,6 +107,7 @@ class Supervisor:
         self._ballast = disk.Ballast(self._folder, outlook.terms.policy.disk.ballast_mib)
         self._ledger = Ledger(journal, self._ballast, outlook.clock)
         self._disk: disk.Watch | None = None
+        self._snapped = journal.size
         self._renewed = outlook.clock.mono()
         self._ahead_s = outlook.clock.wall() - outlook.clock.mono()
         """Of wall time before monotonic time: it changes when somebody sets the clock."""
@@ -162,7 +164,15 @@ class Supervisor:
             return False
         self.run = stands.fold(self.run, record)
         self._outlook.told(self.run, record)
+        self._keep_snapshot(event)
         return True
+
+    def _keep_snapshot(self, event: ev.Event) -> None:
+        """At an attempt's end, and now and then in a long one: who reads the story then need not read all of it."""
+        grown = self._journal.size - self._snapped >= snapshots.EVERY_MIB * MIB
+        if (grown or isinstance(event, ev.Diagnosed)) and self._ledger.failing is None:
+            snapshots.write(self._folder, self.run, self._journal)
+            self._snapped = self._journal.size
 
     def _append(self, record: ev.Record) -> bool:
         blind = self._ledger.failing

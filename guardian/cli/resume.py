@@ -49,6 +49,7 @@ def take_over(
 
     journal, _ = Journal.open(folder.journal, say=parsing.say)
     told = story.tell(folder)
+    journal.lines = told.lines
     run = told.run
     if isinstance(run.state, Finished) and (stop or run.state.outcome is ev.Outcome.FINISHED):
         sys.stdout.write(f"guardian: run {folder.name} {OUTCOMES[run.state.outcome]} already: nothing to do\n")

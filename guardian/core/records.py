@@ -22,6 +22,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from guardian.core import events as ev
+from guardian.core.trail import Trail
 from guardian.core.values import dataclass
 
 VERSION = 1
@@ -53,12 +54,27 @@ def encode(record: ev.Record) -> bytes:
         "of": _EVENTS[name].to_plain(record.event),
         "at": _STAMP.to_plain(record.stamp),
     }
-    checked = json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")[1:]
-    return b'%s%08x",%s\n' % (_HEAD, zlib.crc32(checked), checked)
+    return seal(body)
 
 
 def decode(line: bytes) -> ev.Record:
     """The record of a line, with or without its line feed. Raises Damaged, or Newer."""
+    return _record(unseal(line))
+
+
+def seal(body: dict[str, object]) -> bytes:
+    """An object as a line that begins with the checksum of the rest."""
+    checked = json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")[1:]
+    return b'%s%08x",%s\n' % (_HEAD, zlib.crc32(checked), checked)
+
+
+def checksum(line: bytes) -> str:
+    """What a line says of itself."""
+    return line[len(_HEAD) : len(_HEAD) + 8].decode("ascii", "replace")
+
+
+def unseal(line: bytes) -> dict[str, object]:
+    """The object of a line, with or without its line feed. Raises Damaged."""
     line = line.removesuffix(b"\n")
     checked = line[_CHECKED:]
     if line[:_CHECKED] != b'%s%08x",' % (_HEAD, zlib.crc32(checked)):
@@ -69,7 +85,7 @@ def decode(line: bytes) -> ev.Record:
         raise Damaged("is damaged (its checksum matches, and yet it is not JSON)") from error
     if not isinstance(body, dict):
         raise Damaged("is damaged (it holds no record)")
-    return _record(body)
+    return body
 
 
 def _record(body: dict[str, object]) -> ev.Record:
@@ -103,8 +119,12 @@ def codec(hint: object) -> Codec:
         return _LEAVES[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        (inner,) = (one for one in arguments if one is not type(None))
-        return _or_none(codec(inner))
+        inner = [one for one in arguments if one is not type(None)]
+        return _or_none(codec(inner[0])) if len(inner) == 1 else _one_of(tuple(inner))
+    if origin is frozenset:
+        return _converted(frozenset, sorted, codec(arguments[0]))
+    if origin is Trail:
+        return _converted(Trail, tuple, codec(arguments[0]))
     if origin is tuple and arguments[1:] == (Ellipsis,):
         return _any_number_of(codec(arguments[0]))
     if origin is tuple:
@@ -164,6 +184,35 @@ def _any_number_of(inner: Codec) -> Codec:
         if isinstance(plain, list):
             return tuple([from_plain(one) for one in plain])
         raise Damaged(f"is damaged ({plain!r:.60} is not a list)")
+
+    return Codec(written, read)
+
+
+def _converted(kind: Callable[..., object], plain: Callable[..., object], inner: Codec) -> Codec:
+    """A collection that is written as the list of what is in it; a Trail is read by appending."""
+    items = _any_number_of(inner)
+
+    def read(value: object) -> object:
+        members = typing.cast("tuple[object, ...]", items.from_plain(value))
+        return functools.reduce(Trail.append, members, Trail[object]()) if kind is Trail else kind(members)
+
+    return Codec(lambda value: items.to_plain(tuple(typing.cast("typing.Any", plain(value)))), read)
+
+
+def _one_of(kinds: tuple[type, ...]) -> Codec:
+    """A value of one of several types, with the type's name."""
+    names = {kind.__name__: codec(kind) for kind in kinds}
+
+    def written(value: object) -> object:
+        name = type(value).__name__
+        if name not in names:
+            raise TypeError(f"{value!r:.60} is none of {', '.join(names)}")
+        return [name, names[name].to_plain(value)]
+
+    def read(plain: object) -> object:
+        if isinstance(plain, list) and len(plain) == 2 and plain[0] in names:
+            return names[plain[0]].from_plain(plain[1])
+        raise Damaged(f"is damaged ({plain!r:.60} is none of {', '.join(names)})")
 
     return Codec(written, read)
 

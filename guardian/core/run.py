@@ -230,6 +230,32 @@ class Run:
         return max((c.step for a in self.attempts for c in a.checkpoints), default=0)
 
 
+def as_journalled(run: Run) -> Run:
+    """The run without what stands in the heartbeat files alone: folding those again gives it back."""
+    attempts = tuple(
+        replace(
+            one,
+            steps=Trail(),
+            partial=(),
+            rank_steps=(),
+            logged=Trail(),
+            phase=None,
+            acknowledged=(),
+            announced=frozenset(),
+            alive=frozenset(one.stop.pids) if one.stop else frozenset(),
+        )
+        for one in run.attempts
+    )
+    state = Starting() if isinstance(run.state, Running) else run.state
+    return replace(run, attempts=attempts, state=state)
+
+
+def settled(run: Run, number: int) -> Run:
+    """The run after the heartbeats of an attempt that ended long ago have been folded into it."""
+    after = _settle_all(run.attempts[number - 1])
+    return replace(run, attempts=(*run.attempts[: number - 1], after, *run.attempts[number:]))
+
+
 # --- the fold ------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,10 @@ class Journal:
         self._fd = fd
         self._lock = lock
         self._torn = False
+        self.lines: int | None = None
+        """Lines so far; None where nobody has counted those that were there."""
+        self.last: tuple[int, str] | None = None
+        """Where the last line that we wrote begins, and its checksum."""
 
     @classmethod
     def create(cls, path: Path, *, clock: Clock | None = None, say: Say | None = None) -> Journal:
@@ -53,7 +57,9 @@ class Journal:
         except OSError as error:
             lock.release()
             raise HostError(f"{path} cannot be made: {error.strerror}") from error
-        return cls(path, fd, 0, lock)
+        journal = cls(path, fd, 0, lock)
+        journal.lines = 0
+        return journal
 
     @classmethod
     def open(
@@ -96,7 +102,10 @@ class Journal:
             with contextlib.suppress(OSError):
                 self._mend()
             raise JournalFull(f"{self.path} cannot be written: {error.strerror}") from error
+        self.last = (self.size, records.checksum(line))
         self.size += len(line)
+        if self.lines is not None:
+            self.lines += 1
         crash.point()
 
     def renew(self) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from guardian.core import events as ev
-from guardian.core.run import Run, begin, fold
+from guardian.core.run import Run, begin, fold, settled
 from guardian.core.values import dataclass
 from guardian.errors import HostError
+from guardian.host import snapshots
 from guardian.host.heartbeats import Replay
 from guardian.host.journal import read_records
 from guardian.host.runs import RunFolder
@@ -26,6 +27,10 @@ class Story:
     run: Run
     heartbeat_offsets: Mapping[int, int]
     """How far the heartbeats of the attempt that may still live have been read, by rank; empty: none does."""
+    lines: int
+    """Of the journal."""
+    snapshot: str
+    """Which snapshot was used, or why none was: for whoever wonders how long this took."""
 
 
 def load(folder: RunFolder) -> Run:
@@ -35,19 +40,35 @@ def load(folder: RunFolder) -> Run:
 
 def tell(folder: RunFolder) -> Story:
     """The run, and where to read on. Raises HostError for a journal that cannot be read."""
-    records = read_records(folder.journal)
-    first = next(records, None)
-    if first is None or not isinstance(first.event, ev.RunCreated):
-        raise HostError(f"{folder.journal} does not tell how the run began")
-    run, last = begin(first), first
+    try:
+        begun = snapshots.read(folder.path, folder.journal)
+        run, lines, how = _with_past(begun.run, folder), begun.line, f"{begun.line} lines were in the snapshot"
+        records = read_records(folder.journal, offset=begun.offset, line=begun.line + 1)
+        stamp = ev.Stamp(run.heard_wall, 0.0, "", "", 0)
+    except snapshots.NoSnapshot as why:
+        records = read_records(folder.journal)
+        first = next(records, None)
+        if first is None or not isinstance(first.event, ev.RunCreated):
+            raise HostError(f"{folder.journal} does not tell how the run began") from None
+        run, lines, how, stamp = begin(first), 1, str(why), first.stamp
     for record in records:
         if isinstance(record.event, ev.Ended):
-            run, _ = _with_heartbeats(run, folder, record.event.attempt, last.stamp)
-        run, last = fold(run, record), record
+            run, _ = _with_heartbeats(run, folder, record.event.attempt, stamp)
+        run, stamp, lines = fold(run, record), record.stamp, lines + 1
     offsets: Mapping[int, int] = {}
     if run.attempt is not None and run.attempt.ended is None:
-        run, offsets = _with_heartbeats(run, folder, run.attempt.number, last.stamp)
-    return Story(run, offsets)
+        run, offsets = _with_heartbeats(run, folder, run.attempt.number, stamp)
+    return Story(run, offsets, lines, how)
+
+
+def _with_past(run: Run, folder: RunFolder) -> Run:
+    """The run of a snapshot after what the heartbeats say of the attempts that have ended."""
+    stamp = ev.Stamp(run.heard_wall, 0.0, "", "", 0)
+    for attempt in run.attempts:
+        if attempt.ended is not None:
+            run, _ = _with_heartbeats(run, folder, attempt.number, stamp)
+            run = settled(run, attempt.number)
+    return run
 
 
 def _with_heartbeats(run: Run, folder: RunFolder, number: int, stamp: ev.Stamp) -> tuple[Run, Mapping[int, int]]:
