@@ -38,7 +38,7 @@ def _entry(argument: Argument) -> str:
     names = ", ".join(f"--{name}" for name in (argument.name, *argument.also))
     notes = [argument.help] if argument.help else []
     if argument.choices:
-        notes.append(f"({'|'.join(argument.choices)})")
+        notes.append(f"({', '.join(argument.choices)})")
     if argument.default is not None:
         notes.append(f"[{written(argument.default)}]")
     if len(argument.majors) == 1:

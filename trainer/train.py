@@ -33,13 +33,22 @@ def train(settings: Settings, rows: Rows) -> int:
     model = model_loading.load_model(settings, tokenizer, dtype)
     record = output_folder.record(settings, arguments)
     trainer = _trainer(settings, arguments, model, tokenizer, (train_rows, evaluation_rows), record)
-    if _nothing_left(settings, trainer):
-        return 0
-    if arguments.should_save:
-        output_folder.write_record(Path(arguments.output_dir), record)
-    trainer.train(resume_from_checkpoint=str(settings.resume_from) if settings.resume_from else None)
-    _conclude(trainer)
+    if not _nothing_left(settings, trainer):
+        if arguments.should_save:
+            output_folder.write_record(Path(arguments.output_dir), record)
+        trainer.train(resume_from_checkpoint=str(settings.resume_from) if settings.resume_from else None)
+        _conclude(trainer)
+    _leave_group()
     return 0
+
+
+def _leave_group() -> None:
+    """Part together: a rank that exits while another still talks to it can end both with an abort."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _introduce(settings: Settings) -> None:
