@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from guardian.core import wire
+from guardian.core.values import dataclass
 from guardian.host import heartbeats
 from guardian.host.runs import RunFolder
 

@@ -12,9 +12,9 @@ import json
 import os
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
+from guardian.core.values import dataclass
 from guardian.errors import GuardianError
 from guardian.host import runs
 

@@ -20,6 +20,7 @@ from guardian.host.runs import RunFolder
 BLOCK = 1024 * 1024
 TAIL = 16 * 1024
 """Bytes of a heartbeat's end: some dozens of lines."""
+_CHECKED = len(b'{"crc":"01234567",')
 _POSITIONS = b'"v":1,"event":"Positions",'
 """How most lines of a long run's journal go on after their checksum: they say where readers were, which is nothing to
 us, and are not parsed."""
@@ -44,7 +45,7 @@ class JournalTail:
             while (raw := file.readline(records.LINE_MOST + 1)).endswith(b"\n"):
                 self._offset += len(raw)
                 self._line += 1
-                if raw[20 : 20 + len(_POSITIONS)] == _POSITIONS:
+                if raw.startswith(_POSITIONS, _CHECKED):
                     continue
                 try:
                     yield records.decode(raw)
