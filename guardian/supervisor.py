@@ -176,9 +176,20 @@ class Supervisor:
 
     def _append(self, record: ev.Record) -> bool:
         blind = self._ledger.failing
-        done = self._ledger.write(record, intention=isinstance(record.event, INTENTIONS))
+        intention = isinstance(record.event, INTENTIONS)
+        done = self._ledger.write(record, intention=intention, at_once=not self._launches_next(record.event))
         self._say_sight(blind)
         return done
+
+    def _launches_next(self, event: ev.Event) -> bool:
+        """Whether nothing is done before the launch that this leads to: one sync, that of `Launched`, serves both."""
+        match event:
+            case ev.SupervisorStarted(how="run"):
+                return True
+            case ev.Planned(resume_from=None, not_before=due):
+                return due <= self._outlook.clock.wall()
+            case _:
+                return False
 
     def _say_sight(self, before: str | None) -> None:
         """Say once when the journal can no longer be written, and once when it can again."""

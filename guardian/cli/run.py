@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +90,7 @@ def _run(
     stamp = ev.Stamp(clock.wall(), clock.mono(), machine.boot_id(), machine.node(), os.getpid())
     record = ev.Record(stamp, created)
     journal = Journal.create(folder.journal, say=parsing.say)
-    journal.append(record)
+    journal.append(record, sync=False)  # before anything is done comes the launch, which is synced
     from guardian.cli.session import Session, terms
 
     run_terms = terms(created, folder.path, adapter, os.environ)
@@ -105,7 +104,7 @@ def _created(
     options: argparse.Namespace, command: tuple[str, ...], adapter: Adapter | None, policy: Policy, *, name: str
 ) -> ev.RunCreated:
     return ev.RunCreated(
-        run=uuid.uuid4().hex,
+        run=os.urandom(16).hex(),
         name=name,
         argv=command,
         cwd=str(Path.cwd()),

@@ -5,7 +5,6 @@ Reading a file is the host's job; `from_tables` judges the parsed tables and nam
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import field, fields, replace
 
 from guardian.core.values import dataclass
@@ -131,5 +130,7 @@ def _is_number(value: object) -> bool:
 
 
 def _nearest(name: str, known: dict[str, object]) -> str:
+    import difflib  # noqa: PLC0415 - only for who mistypes; the job need not wait for it
+
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

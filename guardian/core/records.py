@@ -51,8 +51,8 @@ def encode(record: ev.Record) -> bytes:
     body = {
         "v": VERSION,
         "event": name,
-        "of": _EVENTS[name].to_plain(record.event),
-        "at": _STAMP.to_plain(record.stamp),
+        "of": codec(_EVENTS[name]).to_plain(record.event),
+        "at": codec(ev.Stamp).to_plain(record.stamp),
     }
     return seal(body)
 
@@ -94,8 +94,8 @@ def _record(body: dict[str, object]) -> ev.Record:
         raise Damaged("is damaged (it names no event)")
     if version > VERSION or name not in _EVENTS:
         raise Newer(f"was written by a newer guardian (event {name[:80]!r} of version {version})")
-    stamp = _STAMP.from_plain(body.get("at"))
-    event = _EVENTS[name].from_plain(body.get("of"))
+    stamp = codec(ev.Stamp).from_plain(body.get("at"))
+    event = codec(_EVENTS[name]).from_plain(body.get("of"))
     return ev.Record(typing.cast("ev.Stamp", stamp), typing.cast("ev.Event", event))
 
 
@@ -278,5 +278,5 @@ _LEAVES: dict[object, Codec] = {
     bool: _leaf(bool, "true or false"),
     float: _float(),
 }
-_STAMP = codec(ev.Stamp)
-_EVENTS: dict[str, Codec] = {kind.__name__: codec(kind) for kind in typing.get_args(ev.Journalled)}
+_EVENTS: dict[str, type] = {kind.__name__: kind for kind in typing.get_args(ev.Journalled)}
+"""Their codecs are made when first needed: a launch needs four, and the job waits for it."""

@@ -35,6 +35,7 @@ else:
 
 def _value(cls: type) -> type:
     """The class with its slots, its fields and the methods of a value."""
+    cls.__doc__ = cls.__doc__ or cls.__name__  # else its signature is looked up, for a text that nobody reads
     made: type = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True)(cls)
     assert not any(dataclasses.is_dataclass(base) for base in made.__bases__)
     for name, method in _METHODS.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,8 +100,11 @@ def _broken(path: str, size: int) -> str | None:
             if length <= HEADER_MAX:
                 head += file.read(length)
         return judging.safetensors_problem(head, size)
-    if path.endswith((".pt", ".pth")) and not zipfile.is_zipfile(path):
-        return "is cut off (no zip directory at its end)"
+    if path.endswith((".pt", ".pth")):
+        import zipfile  # noqa: PLC0415 - needed when the job has saved; its start need not wait for it
+
+        if not zipfile.is_zipfile(path):
+            return "is cut off (no zip directory at its end)"
     return None
 
 

@@ -8,7 +8,6 @@ itself: what has been read of a very long one is punched out of the file, whose 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import threading
@@ -186,6 +185,8 @@ def shorten(log: Path, upto: int, cap: int) -> bool:
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2), which Python knows in its POSIX form only."""
+    import ctypes  # noqa: PLC0415 - for logs that grow past their cap; the job's start need not wait for it
+
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         call = libc.fallocate64

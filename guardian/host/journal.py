@@ -43,6 +43,8 @@ class Journal:
         """Lines so far; None where nobody has counted those that were there."""
         self.last: tuple[int, str] | None = None
         """Where the last line that we wrote begins, and its checksum."""
+        self._named = False
+        """Whether the file's name is on the disk for certain."""
 
     @classmethod
     def create(cls, path: Path, *, clock: Clock | None = None, say: Say | None = None) -> Journal:
@@ -53,7 +55,6 @@ class Journal:
             if not unborn(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
             os.ftruncate(fd, 0)
-            _sync_folder(path.parent)
         except OSError as error:
             lock.release()
             raise HostError(f"{path} cannot be made: {error.strerror}") from error
@@ -86,7 +87,7 @@ class Journal:
         return cls(path, fd, size, lock), read_records(path, until=size)
 
     def append(self, record: ev.Record, *, sync: bool = True) -> None:
-        """Write one record; with `sync` it is durable on return. Raises JournalFull.
+        """Write one record; with `sync` it is durable on return, and so is all before it. Raises JournalFull.
 
         After a failure the journal ends with its last whole line, or will before anything else is written to it.
         """
@@ -96,7 +97,7 @@ class Journal:
             self._mend()
             _write(self._fd, line)
             if sync:
-                os.fdatasync(self._fd)
+                self._sync()
         except OSError as error:
             self._torn = True
             with contextlib.suppress(OSError):
@@ -116,6 +117,13 @@ class Journal:
         """Let go of the file and of the run."""
         os.close(self._fd)
         self._lock.release()
+
+    def _sync(self) -> None:
+        """All that was written, and once the file's name, which is as durable as its folder."""
+        os.fdatasync(self._fd)
+        if not self._named:
+            _sync_folder(self.path.parent)
+            self._named = True
 
     def _mend(self) -> None:
         """Take half a line away; see that nobody else had his hands in the file."""
@@ -187,7 +195,6 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A new name is as durable as its folder."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def write_launch(folder: Path, planned: Planned) -> None:
     """Write launch.json by rename, for its owner alone. Raises OSError.
 
-    Of the environment only what guardian adds is kept: the rest is the caller's, and may hold secrets.
+    Of the environment only what guardian adds is kept: the rest is the caller's, and may hold secrets. Not synced: the
+    journal says the same of the attempt, and is; the job shall not wait for the disk twice.
     """
     content = {"attempt": planned.attempt, "argv": list(planned.argv), "env": dict(planned.env)}
-    write_private(folder / wire.LAUNCH, json.dumps(content, indent=1))
+    write_private(folder / wire.LAUNCH, json.dumps(content, indent=1), sync=False)

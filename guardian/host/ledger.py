@@ -31,9 +31,12 @@ class Ledger:
         self._held: deque[ev.Record] = deque()
         self._next_try = 0.0
 
-    def write(self, record: ev.Record, *, intention: bool) -> bool:
-        """Whether the record is in the journal, an intention durably; a fact that is not is held."""
-        if self.flush() and self._append(record, sync=intention):
+    def write(self, record: ev.Record, *, intention: bool, at_once: bool = True) -> bool:
+        """Whether the record is in the journal, an intention durably; a fact that is not is held.
+
+        An intention that is not carried out `at_once` becomes durable with the one that is.
+        """
+        if self.flush() and self._append(record, sync=intention and at_once):
             return True
         if not intention:
             self._hold(record)

@@ -5,7 +5,6 @@ A folder becomes a run with its journal; what a start left behind before that is
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import re
@@ -87,6 +86,8 @@ def find(base: Path, wanted: str | None) -> RunFolder:
     if not os.path.lexists(path) and (Path(wanted) / JOURNAL).exists():
         path = Path(wanted)  # the folder of a run, named from where it lies
     if not os.path.lexists(path):
+        import difflib  # noqa: PLC0415 - only for who mistypes; the job need not wait for it
+
         near = difflib.get_close_matches(path.name, [one.name for one in list_runs(path.parent)], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"there is no run {path.name} in {path.parent}{hint}")

@@ -10,11 +10,6 @@ from typing import Any
 
 from guardian.errors import UserError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 MAX_BYTES = 1 << 20
 _AT_LINE = re.compile(r"\s*\(at line (\d+), column \d+\)|\s*\(at end of document\)")
 
@@ -57,6 +52,11 @@ def refuse_strangers(path: str, facts: os.stat_result) -> None:
 
 def parse_toml(text: str, path: str) -> dict[str, Any]:
     """The tables of a TOML text. Raises UserError with the line."""
+    # Not at the top: most starts read no policy, and the job need not wait for it.
+    if sys.version_info >= (3, 11):
+        import tomllib  # noqa: PLC0415
+    else:
+        import tomli as tomllib  # noqa: PLC0415
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

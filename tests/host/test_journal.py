@@ -329,3 +329,19 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(HostError, match="No such file or directory"):
         list(read_records(tmp_path / "journal.jsonl"))
     assert last_record(tmp_path / "journal.jsonl") is None
+
+
+def test_a_sync_makes_all_before_it_durable_and_the_name_of_the_file(tmp_path, monkeypatch):
+    """A journal whose folder does not know it after a power cut is no journal: once, with the first sync."""
+    synced = []
+    for name in ("fdatasync", "fsync"):
+        monkeypatch.setattr(os, name, lambda fd, name=name: synced.append((name, os.readlink(f"/proc/self/fd/{fd}"))))
+    journal = Journal.create(tmp_path / "journal.jsonl")
+    journal.append(RECORDS[0], sync=False)
+    assert [] == synced
+    for one in RECORDS[1:3]:
+        journal.append(one)
+    journal.close()
+
+    content = ("fdatasync", str(tmp_path / "journal.jsonl"))
+    assert [content, ("fsync", str(tmp_path)), content] == synced
