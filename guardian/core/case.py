@@ -110,10 +110,10 @@ def max_steps(attempt: Attempt, run: Run) -> int | None:
 
 
 def fell_first(attempt: Attempt) -> bool:
-    """The job's own first process was gone before guardian ended what was left of the tree."""
-    if attempt.launcher_wall is None or attempt.save_asked is not None:
+    """The job's own first process was gone before guardian began to end what was left of the tree."""
+    if attempt.launcher_wall is None or attempt.stop_wall is None:
         return False
-    return not attempt.signalled or attempt.launcher_wall < attempt.signalled[0][0]
+    return attempt.launcher_wall <= attempt.stop_wall
 
 
 def how(code: int | None, own: Exit) -> str:

@@ -197,7 +197,7 @@ def _stopping(run: Run, attempt: Attempt, state: stands.Stopping, policy: Policy
     if state.stage == "saving":
         # Two steps lie before the save at least: slow ones are waited for too.
         due = state.since + max(policy.stop.save_wait_s, 2 * SAVE_MARGIN_STEPS * (step_seconds(attempt) or 0))
-        if hurry > 1 or now >= due or not _ranks_alive(attempt):
+        if hurry > 1 or now >= due or not _save_can_come(attempt):
             return SendSignal(number, signals.SIGTERM)
         return Look(number)
     if state.stage == "terminating":
@@ -242,6 +242,17 @@ def step_seconds(attempt: Attempt) -> float | None:
     walls = [attempt.steps[at].wall for at in range(size - 1 - over, size)]
     typical = sorted(after - before for before, after in itertools.pairwise(walls))[over // 2]
     return typical if typical > 0 else None
+
+
+def _save_can_come(attempt: Attempt) -> bool:
+    """Whether to go on waiting for the save that was asked for, and for what the job does after it.
+
+    A rank that has left its training loop may still write its last model; its launcher ends after it.
+    """
+    ended = {e.rank for e in attempt.training_ends}
+    training = {h.pid for h in attempt.hellos if h.rank not in ended}
+    closing = {h.pid for h in attempt.hellos if h.rank in ended} & attempt.alive
+    return not attempt.exceptions and training <= attempt.alive and bool(training or closing or not attempt.launcher)
 
 
 def _ranks_alive(attempt: Attempt) -> bool:

@@ -143,6 +143,7 @@ class Attempt:
     launcher_wall: float | None = None
     keeper_lost: bool = False
     stop: ev.StopBegun | None = None
+    stop_wall: float | None = None
     save_asked: ev.SaveAsked | None = None
     signalled: tuple[tuple[float, ev.Signalled], ...] = ()
     alive: frozenset[int] = frozenset()
@@ -412,7 +413,7 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.LauncherExited: lambda a, e, w: replace(a, launcher=e, launcher_wall=w) if a.launcher is None else a,
     ev.TreeEnded: lambda a, e, w: replace(a, tree_end=e, tree_end_wall=w) if a.tree_end is None else a,
     ev.KeeperLost: lambda a, _, __: replace(a, keeper_lost=True),
-    ev.StopBegun: lambda a, e, _: replace(a, stop=e, alive=frozenset(e.pids)),
+    ev.StopBegun: lambda a, e, w: replace(a, stop=e, stop_wall=w, alive=frozenset(e.pids)),
     ev.TreeSeen: lambda a, e, _: replace(a, alive=frozenset(e.pids)),
     ev.SaveAsked: lambda a, e, _: replace(a, save_asked=e),
     ev.Signalled: lambda a, e, w: replace(a, signalled=(*a.signalled, (w, e))),

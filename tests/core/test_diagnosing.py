@@ -374,7 +374,7 @@ def test_what_is_printed_after_our_own_stop_is_no_cause(code):
 
     assert ("preempted_or_interrupted", "asked", None) == judged(cause(stopped, stop_requests=ASKED))
     assert "asked" == cause(stopped, stop_requests=ASKED, family=None).variant
-    fell = replace(stopped, launcher=ev.LauncherExited(1, code, None), launcher_wall=3.0)
+    fell = replace(stopped, launcher=ev.LauncherExited(1, code, None), launcher_wall=3.0, stop_wall=4.0)
     assert "asked" == cause(fell, stop_requests=ASKED).variant, "asked for is asked for"
 
 
@@ -382,10 +382,20 @@ def test_ranks_that_a_fallen_launcher_left_are_not_the_cause():
     """The agent was killed, guardian ended its orphans: what they print is no cause, the kill is."""
     rank = (hit("exception", "RuntimeError: x"), hit("interrupted", "KeyboardInterrupt", pattern=1))
     fell = attempt(
-        247, hits=rank, stop=STOP, signalled=SIGTERMED, launcher=ev.LauncherExited(1, 247, None), launcher_wall=3.0
+        247, hits=rank, stop=STOP, stop_wall=4.0, launcher=ev.LauncherExited(1, 247, None), launcher_wall=3.0
     )
 
     assert ("preempted_or_interrupted", "killed", None) == judged(cause(fell))
+
+
+def test_a_killed_launcher_is_the_cause_although_its_ranks_saved_and_stopped():
+    """torchrun's agent was killed; the ranks, asked for it, saved and left: nobody asked for the end itself."""
+    saved = {"save_asked": ev.SaveAsked(1, 9), "launcher": ev.LauncherExited(1, None, 9), "launcher_wall": 3.0}
+
+    found = cause(attempt(None, 9, steps=9, total=12, stop=STOP, stop_wall=5.0, **saved, **ended_by("guardian", 9, 12)))
+
+    assert ("preempted_or_interrupted", "killed", None) == judged(found)
+    assert "SIGKILL" in found.title
 
 
 def test_a_command_that_cannot_be_started_is_not_tried_again():

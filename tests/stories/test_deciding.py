@@ -198,9 +198,7 @@ def test_going_on_by_hand_starts_the_budgets_again():
     lost = (attempt(1, cause=HOPELESS), tell.gave_up("no", ev.Outcome.NOT_RETRYABLE, 4))
 
     assert isinstance(decided(story(*lost, tell.resumed(reopened=True))), do.Plan)
-    assert isinstance(
-        decided(story(*lost, tell.resumed(reopened=True), attempt(2, cause=HOPELESS))), do.Finish
-    )
+    assert isinstance(decided(story(*lost, tell.resumed(reopened=True), attempt(2, cause=HOPELESS))), do.Finish)
 
 
 # --- asked to stop -------------------------------------------------------------------------------------------
@@ -277,6 +275,17 @@ def test_while_saving_the_tree_is_looked_at_until_the_deadline():
 def test_ranks_that_die_while_saving_end_the_wait():
     """Nobody is left to save."""
     assert do.SendSignal(1, 15) == decided(story(*SAVING, ev.TreeSeen(0, (4002,))))
+
+
+def test_a_job_that_has_saved_is_left_to_close_by_itself():
+    """After the training loop a script may write its last model; only when nobody is left to do so it is ended."""
+    left_loop = ev.TrainingEnded(0, 0, 24, 60, "guardian")
+
+    assert do.Look(1) == decided(story(*SAVING, left_loop))
+    assert do.Look(1) == decided(story(*SAVING, left_loop, ev.TreeSeen(0, (4002,))))
+    gone = (ev.TreeSeen(0, (4200,)), ev.LauncherExited(0, 0, None))
+    assert do.SendSignal(1, 15) == decided(story(*SAVING, left_loop, *gone))
+    assert do.SendSignal(1, 15) == decided(story(*SAVING, left_loop), after=121)
 
 
 def test_the_second_request_skips_the_save_and_the_third_the_patience():
