@@ -61,6 +61,7 @@ def _behind(link: detaching.Child, work: Callable[[Background], int]) -> int:
     except GuardianError as error:
         link.tell({"error": str(error), "code": error.exit_code})
         raise SystemExit(error.exit_code) from None
+    sys.stdout.flush()  # before the command returns, not after
     link.tell({"code": code})
     return code
 

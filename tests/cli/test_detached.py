@@ -107,7 +107,7 @@ def test_resume_in_the_background_of_a_finished_run_says_so(behind):
     run.until_finished()
     resumed = run.call("resume", "-d", "r1")
 
-    assert (0, True) == (resumed.returncode, "is over: finished" in resumed.stdout)
+    assert (0, True) == (resumed.returncode, "nothing to do" in resumed.stdout)
 
 
 def test_arguments_that_are_no_text_reach_the_job(behind):
