@@ -127,6 +127,8 @@ class Supervisor:
         """Run until the run is finished; the last record of its journal."""
         cap = self._terms.policy.disk.joblog_cap_mib
         self._disk = disk.Watch(self._ballast, cap, lambda text: self.post(ev.Noted(text)))
+        if self.run.attempt is not None and self.run.attempt.ended is None:
+            self._disk.keep_ahead(self._attempt_folder(self.run.attempt.number) / wire.JOB_LOG)
         try:
             while True:
                 self._hear_waiting()
@@ -378,6 +380,8 @@ class Supervisor:
             heartbeat_offsets=self._heard_upto,
         )
         self._heard_upto = {}
+        if self._disk is not None:
+            self._disk.keep_ahead(self._attempt_folder(number) / wire.JOB_LOG)
         if attempt.hello is not None:
             self._watch_checkpoints(attempt.hello)
 

@@ -29,6 +29,8 @@ FALLOC_FL_PUNCH_HOLE = 2
 STAT_BLOCK = 512
 """Unit of st_blocks whatever the file system's own (stat(2))."""
 PAGE = 4096
+AHEAD = MIB
+"""So much is allocated behind the end of the log that is written: a disk may fill up faster than anybody looks."""
 KEEP = MIB
 """Of what was read so much stays in the log: the last lines are the evidence when the job ends."""
 
@@ -40,6 +42,11 @@ class Ballast:
         self._path = folder / FILE
         self._whole = int(size_mib * MIB)
         self._lock = threading.Lock()
+
+    @property
+    def whole(self) -> int:
+        """Bytes that shall be in reserve."""
+        return self._whole
 
     @property
     def held(self) -> int:
@@ -110,12 +117,20 @@ class Watch:
         self.ballast = ballast
         self._cap = int(cap_mib * MIB)
         self._note = note
+        self._log: Path | None = None
+        self._reserved = 0
+        self._ahead = min(AHEAD, int(ballast.whole // LOW))
         self._read: tuple[Path, int] | None = None
         self._last = 0
         self._told: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="disk", daemon=True)
         self._thread.start()
+
+    def keep_ahead(self, log: Path) -> None:
+        """This is the log that is being written."""
+        self._reserved = 0
+        self._log = log
 
     def was_read(self, log: Path, upto: int) -> None:
         """Everybody has read this log so far, and nobody will ask for it again."""
@@ -129,10 +144,26 @@ class Watch:
     def _work(self) -> None:
         while True:
             scarce = self.ballast.look()
+            self._reserve()
             self._tell(self.ballast.held)
             self._shorten()
             if self._stop.wait(self.HURRIED_S if scarce and self._last else self.EVERY_S):
                 return
+
+    def _reserve(self) -> None:
+        """Allocate what the job will print next. Where that cannot be done, the ballast alone must do."""
+        log = self._log
+        if log is None or not self._ahead:
+            return
+        with contextlib.suppress(OSError):
+            size = os.stat(log, follow_symlinks=False).st_size
+            if size + self._ahead // 2 >= self._reserved:
+                fd = os.open(log, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    _fallocate(fd, FALLOC_FL_KEEP_SIZE, size, self._ahead)
+                finally:
+                    os.close(fd)
+                self._reserved = size + self._ahead
 
     def _tell(self, held: int) -> None:
         last, self._last = self._last, held

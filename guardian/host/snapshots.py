@@ -20,8 +20,9 @@ from guardian.host.journal import Journal
 from guardian.host.private import write_private
 
 FILE = "snapshot.json"
-EVERY_MIB = 8
-"""A snapshot is renewed when the journal has grown by this much, and at each attempt's end."""
+EVERY_MIB = 1
+"""A snapshot is renewed when the journal has grown by this much, and at each attempt's end: reading that much takes a
+few tenths of a second, writing a snapshot some milliseconds."""
 SIZE_MOST = 64 * 1024 * 1024
 _RUN = records.codec(Run)
 

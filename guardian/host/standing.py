@@ -14,7 +14,7 @@ from guardian.core import events as ev
 from guardian.core import hearing, records
 from guardian.core.run import Run, begin, fold
 from guardian.errors import HostError
-from guardian.host import heartbeats
+from guardian.host import heartbeats, snapshots
 from guardian.host.runs import RunFolder
 
 BLOCK = 1024 * 1024
@@ -29,10 +29,11 @@ us, and are not parsed."""
 class JournalTail:
     """Reads a journal on from where it was, while its writer appends; a line is given when it is whole."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, offset: int = 0, line: int = 0) -> None:
+        """From a place on, before which there are so many lines."""
         self._path = path
-        self._offset = 0
-        self._line = 0
+        self._offset = offset
+        self._line = line
 
     def read(self) -> Iterator[ev.Record]:
         """The records that are new. Raises HostError for what is damaged or cannot be read."""
@@ -63,12 +64,17 @@ class Onlooker:
     @classmethod
     def of(cls, folder: RunFolder) -> Onlooker:
         """The run up to now. Raises HostError."""
-        tail = JournalTail(folder.journal)
-        told = tail.read()
-        first = next(told, None)
-        if first is None or not isinstance(first.event, ev.RunCreated):
-            raise HostError(f"{folder.journal} does not tell how the run began")
-        run = begin(first)
+        try:
+            begun = snapshots.read(folder.path, folder.journal)
+            run, tail = begun.run, JournalTail(folder.journal, offset=begun.offset, line=begun.line)
+            told = tail.read()
+        except snapshots.NoSnapshot:
+            tail = JournalTail(folder.journal)
+            told = tail.read()
+            first = next(told, None)
+            if first is None or not isinstance(first.event, ev.RunCreated):
+                raise HostError(f"{folder.journal} does not tell how the run began") from None
+            run = begin(first)
         for record in told:
             run = fold(run, record)
         return cls(run, tail)

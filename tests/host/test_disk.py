@@ -70,6 +70,22 @@ def test_a_long_log_is_shortened_by_what_was_read_and_its_offsets_stay(tmp_path)
     assert not shorten(path, 5_000_000, 2 * MIB)
 
 
+def test_a_log_that_is_being_written_has_room_behind_its_end(tmp_path):
+    """Its size is what was printed; the blocks behind are there already, and more when it has grown."""
+    log = tmp_path / "job.log"
+    log.write_bytes(b"begins\n")
+    watch = disk.Watch(Ballast(tmp_path, 8), 4096, lambda _: None)
+    watch.close(5)
+    watch.keep_ahead(log)
+    watch._reserve()
+    assert (7, True) == (log.stat().st_size, occupied(log) >= MIB)
+    with log.open("ab") as file:
+        file.write(b"." * MIB)
+    watch._reserve()
+
+    assert (7 + MIB, True) == (log.stat().st_size, occupied(log) >= 2 * MIB)
+
+
 def test_what_nobody_has_read_is_never_taken(tmp_path):
     """However long the log is."""
     path = long_log(tmp_path)

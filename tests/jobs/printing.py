@@ -25,7 +25,7 @@ def main():
         fill(chosen.fill)
         for number in range(chosen.lines):
             print(f"line {number} " + "." * 4000, flush=True)
-            time.sleep(0.05)
+            time.sleep(0.01)
     except OSError as error:
         # The folder of the mark lies on another disk.
         chosen.done.write_text(str(error))
