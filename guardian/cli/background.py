@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guardian.cli.complaints import complain
 from guardian.core import events as ev
 from guardian.errors import GuardianError, HostError, UserError
 from guardian.host import detaching
@@ -76,7 +77,7 @@ def _in_front(link: detaching.Parent) -> int:
             case {"begun": str(name)}:
                 return _begun(name, link.pid)
             case {"error": str(text), "code": int(code)}:
-                sys.stderr.write(f"guardian: error: {text}\n")
+                complain(text)
                 return code
             case {"code": int(code)}:
                 return code

@@ -12,6 +12,7 @@ from guardian.core.job import JobSpec, unrecognised
 from guardian.core.masking import mask
 from guardian.core.planning import Terms
 from guardian.host.clock import Clock
+from guardian.ui.plain import printable
 
 if TYPE_CHECKING:
     from guardian.core.adapters import Adapter
@@ -25,7 +26,7 @@ def show(terms: Terms, adapter: Adapter | None, *, as_json: bool) -> int:
     """Print the plan of the first attempt; 2 where the command cannot run as it is written."""
     spec = adapter.spec if adapter else unrecognised(terms.argv)
     planned = terms.first(Clock().wall())
-    text = json.dumps(_json(spec, planned), indent=1) if as_json else "\n".join(_lines(spec, planned))
+    text = json.dumps(_json(spec, planned), indent=1) if as_json else "\n".join(map(printable, _lines(spec, planned)))
     sys.stdout.write(text + "\n")
     return 2 if any(f.severity == "error" for f in spec.findings) else 0
 

@@ -6,11 +6,14 @@ Each command is a file of this package; only the one that is called is imported.
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
 from guardian import __version__
-from guardian.errors import GuardianError
+from guardian.cli.complaints import complain
+from guardian.errors import GuardianError, HostError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +28,7 @@ COMMANDS: Final = {
     "stop": "save and stop a run",
     "soak": "kill a run again and again, and show that nothing is lost",
 }
+EXIT_INTERRUPTED: Final = 130
 EXIT_CODES: Final = """exit codes of run and resume:
   0    finished
   1    gave up, or finished with the effective batch or the data violated
@@ -49,21 +53,27 @@ def usage() -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; its exit code."""
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if not argv:
+        return _wrong("no command is given; guardian --help lists them")
+    if argv[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage())
-        return 0 if argv else 2
+        return 0
     if argv[0] in ("-V", "--version"):
         sys.stdout.write(f"guardian {__version__}\n")
         return 0
     if argv[0] not in COMMANDS:
-        sys.stderr.write(f"guardian: error: there is no command {argv[0]!r}{_near(argv[0])}; see guardian --help\n")
-        return 2
+        return _wrong(f"there is no command {argv[0]!r}{_near(argv[0])}; see guardian --help")
     command = importlib.import_module(f"guardian.cli.{argv[0]}")
     try:
         return int(command.main(list(argv[1:])))
     except GuardianError as error:
-        sys.stderr.write(f"guardian: error: {error}\n")
+        complain(str(error))
         return error.exit_code
+
+
+def _wrong(why: str) -> int:
+    complain(why)
+    return UserError.exit_code
 
 
 def _near(word: str) -> str:
@@ -75,12 +85,38 @@ def _near(word: str) -> str:
 
 def entry() -> None:
     """The console script."""
+    # What this terminal cannot show, an argument's foreign bytes for one, is shown as an escape and ends nothing.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(_guarded(sys.argv[1:]))
+
+
+def _guarded(argv: Sequence[str]) -> int:
+    """The exit code of a command, whatever became of its reader."""
     try:
-        code = main(sys.argv[1:])
+        return _flushed(argv)
     except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to complain to.
-        sys.stderr.close()
-        code = 3
+        _abandon_output()  # whoever read it has gone; there is nobody left to complain to
+        return HostError.exit_code
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _abandon_output()
+        complain(f"the output cannot be written: {error.strerror}")
+        return HostError.exit_code
     except KeyboardInterrupt:
-        code = 130  # no run listens to it yet, or none any more
-    sys.exit(code)
+        return EXIT_INTERRUPTED  # no run listens to it yet, or none any more
+
+
+def _flushed(argv: Sequence[str]) -> int:
+    try:
+        code = main(argv)
+    except SystemExit as left:  # of argparse, after --help or a wrong option
+        code = int(left.code or 0)
+    sys.stdout.flush()
+    return code
+
+
+def _abandon_output() -> None:
+    """Leave what is still buffered to nobody, or Python complains of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from pathlib import Path
 from typing import NoReturn
 
+from guardian.cli.complaints import complain
+from guardian.errors import UserError
+
 RUNS = Path("guardian_runs")
+UNKNOWN = "unrecognized arguments: "
+"""argparse's own words."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,8 +21,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line that names the argument; exit 2."""
-        sys.stderr.write(f"guardian: error: {message}; see {self.prog} --help\n")
-        sys.exit(2)
+        unknown = message.removeprefix(UNKNOWN)
+        if unknown != message:
+            word = unknown.split()[0]
+            message = f"there is no option {word}{self._near(word)}" if word.startswith("-") else f"too much: {unknown}"
+        complain(f"{message}; see {self.prog} --help")
+        sys.exit(UserError.exit_code)
+
+    def _near(self, word: str) -> str:
+        near = difflib.get_close_matches(word.partition("=")[0], self._option_string_actions, n=1)
+        return f"; did you mean {near[0]}?" if near else ""
 
 
 def parser(command: str, what: str, example: str) -> Parser:
@@ -69,4 +83,4 @@ def add_detach(options: argparse.ArgumentParser) -> None:
 
 def add_json(options: argparse.ArgumentParser) -> None:
     """Output for machines."""
-    options.add_argument("--json", action="store_true", help="for machines")
+    options.add_argument("--json", action="store_true", help="print JSON, for programs to read")

@@ -42,9 +42,14 @@ def main(argv: list[str]) -> int:
 
 
 def take_over(
-    folder: RunFolder, *, rules: Path | None = None, stop: bool = False, background: Background | None = None
+    folder: RunFolder,
+    *,
+    rules: Path | None = None,
+    stop: bool = False,
+    out: int = 1,
+    background: Background | None = None,
 ) -> int:
-    """Become the supervisor of a run (`stop`: to end it). Raises HostError while another one lives."""
+    """Become the supervisor of a run (`stop`: to end it), shown on `out`. Raises HostError while another one lives."""
     from guardian.cli.session import Session, terms
 
     journal, _ = Journal.open(folder.journal, say=parsing.say)
@@ -52,14 +57,16 @@ def take_over(
     journal.lines = told.lines
     run = told.run
     if isinstance(run.state, Finished) and (stop or run.state.outcome is ev.Outcome.FINISHED):
-        sys.stdout.write(f"guardian: run {folder.name} {OUTCOMES[run.state.outcome]} already: nothing to do\n")
+        sys.stdout.write(
+            f"guardian: run {folder.name} is over: {OUTCOMES[run.state.outcome]}; there is nothing to do\n"
+        )
         journal.close()
         return 0 if stop else run.state.exit_code
     created = run.created
     environment = os.environ | dict(created.env)
     adapter = adapters.recognise(created.argv, environment, configs.read_config)
     run_terms = terms(created, folder.path, adapter, environment)
-    session = Session(run, journal, run_terms, rules, heard_upto=told.heartbeat_offsets, background=background)
+    session = Session(run, journal, run_terms, rules, heard_upto=told.heartbeat_offsets, out=out, background=background)
     code = session.conduct(ev.SupervisorStarted("resume", "", reopened=not stop), stop=stop)
     journal.close()
     return code

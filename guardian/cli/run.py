@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,19 +41,25 @@ def parser() -> argparse.ArgumentParser:
     options.usage = "guardian run [options] -- COMMAND ..."
     options.add_argument("--name", help="name of the run (default: made from the time and the command)")
     parsing.add_run_dir(options)
-    options.add_argument("--policy", type=Path, metavar="FILE", help="policy file (TOML)")
+    options.add_argument("--policy", type=Path, metavar="FILE", help="limits and waits, a TOML file")
     options.add_argument("--rules", type=Path, metavar="DIR", help="rule files that override the built-in ones by id")
-    options.add_argument("--no-companion", action="store_true", help="put nothing into the job: fewer proofs")
+    options.add_argument(
+        "--no-companion", action="store_true", help="leave the job's Python alone: the log is read, less is proved"
+    )
     parsing.add_detach(options)
     options.add_argument("--dry-run", action="store_true", help="show what would be run, and run nothing")
-    options.add_argument("--json", action="store_true", help="with --dry-run: for machines")
+    options.add_argument("--json", action="store_true", help="with --dry-run: print JSON, for programs to read")
     return options
 
 
 def main(argv: list[str]) -> int:
     """Run the command; the exit code of the run."""
     own, command = parsing.split_command(argv)
-    options = parser().parse_args(own)
+    options, left = parser().parse_known_args(own)
+    if left and not command and not left[0].startswith("-"):
+        raise UserError(f"put -- before the command: guardian run [options] -- {shlex.join(left)}")
+    if left:
+        options = parser().parse_args(own)  # which complains
     if not command:
         raise UserError("no command to run: guardian run [options] -- COMMAND ...")
     if options.json and not options.dry_run:

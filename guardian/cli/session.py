@@ -78,13 +78,14 @@ class Session:
         rules: Path | None,
         *,
         heard_upto: Mapping[int, int] | None = None,
+        out: int = 1,
         background: Background | None = None,
     ) -> None:
         self._folder = Path(run_terms.folder)
         self._background = background
         if background is not None:
             background.log_to(self._folder)
-        self._terminal = Terminal(echo=background is None)
+        self._terminal = Terminal(out, echo=background is None)
         self._entered = False
         read_rules, matcher = _rules(rules)
         outlook = Outlook(

@@ -98,6 +98,9 @@ def at(path: Path) -> RunFolder:
     """The run whose folder this is. Raises UserError, HostError where there is none, or not ours."""
     folder = RunFolder(Path(os.path.abspath(path)))
     _check_owned(folder.path)
+    if folder.path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        # What a stranger writes into the journal would be run as us.
+        raise HostError(f"others may write in {path}: see that all is as you left it, then chmod go-w {path}")
     if not folder.journal.is_file():
         raise UserError(f"{path} is not a run folder: it has no {JOURNAL}")
     return folder

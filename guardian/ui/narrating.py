@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from guardian.core.run import Attempt, Run
 
 TEXT_MAX = 200
+UNKNOWN_PROGRAM = "  guardian does not know this program: it is watched, explained and restarted as it is, never edited"
 
 
 def narrate(run: Run, record: ev.Record) -> str | None:
@@ -54,7 +55,8 @@ def _launched(run: Run, event: ev.Launched, _: float) -> str:
     if event.attempt > 1:
         return f"attempt {event.attempt} is started with these changes, in the same environment"
     added = " ".join(f"{name}={shlex.quote(value)}" for name, value in plan.env)
-    return f"attempt {event.attempt}: {mask(shlex.join(plan.argv))}\n  with {added}, stdin from /dev/null"
+    known = "" if run.created.family else f"\n{UNKNOWN_PROGRAM}"
+    return f"attempt {event.attempt}: {mask(shlex.join(plan.argv))}\n  with {added}, stdin from /dev/null{known}"
 
 
 def _start_failed(_: Run, event: ev.StartFailed, __: float) -> str:
