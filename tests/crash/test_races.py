@@ -116,4 +116,5 @@ def test_a_run_folder_that_cannot_be_written_is_one_line_and_the_job_lives(comma
             assert processes.alive(processes.Identity(job.pid, job.ticks))
         finally:
             (folder / "guardian_runs/r1").chmod(0o700)
+            os.chown(folder / "guardian_runs/r1", os.getuid(), os.getgid())  # else it is a stranger's to the clean-up
             guarded.clean_up()
