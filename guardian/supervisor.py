@@ -516,13 +516,13 @@ class Supervisor:
         """What is left, in words, and how to go on with it."""
         attempt = self.run.attempt
         if attempt is None or attempt.ended is not None:
-            return "nothing runs", self._look_again
+            return "no job runs", self._look_again
         number = attempt.number
         keeper = keeping.connect(os.getuid(), self.run.created.run, number)
         if keeper is not None:
-            return f"attempt {number} lives under its keeper: adopted", lambda: self._adopt(number, keeper)
+            return f"attempt {number} still runs: adopted, not started again", lambda: self._adopt(number, keeper)
         if attempt.launched is None and not self._has_begun(number):
-            return f"attempt {number} was planned and not launched", lambda: None
+            return f"attempt {number} was planned and had not begun", lambda: None
         if attempt.launched is not None and not self._has_begun(number) and not self._tree():
             words = f"the launch of attempt {number} was never carried out"
             return words, lambda: self._repeat_launch(number)
@@ -530,7 +530,7 @@ class Supervisor:
         if records.tree_end is not None:
             return f"attempt {number} ended while no guardian watched", lambda: self._late(number, ended=True)
         if self._tree():
-            words = f"attempt {number} lives without its keeper: adopted, its exit code will be unknown"
+            words = f"attempt {number} still runs, its keeper does not: adopted, its exit code stays unknown"
             return words, lambda: self._late(number, ended=False)
         return f"attempt {number} is gone and nobody saw it end", lambda: self._late(number, ended=True)
 

@@ -164,7 +164,7 @@ def _before_launch(run: Run, attempt: Attempt, now: float) -> Decision:
 
 def _living(run: Run, attempt: Attempt, policy: Policy, now: float) -> Decision:
     if run.stop_requests:
-        return BeginStop(attempt.number, f"asked for by {run.stop_requests[-1][1].by.value}")
+        return BeginStop(attempt.number, f"asked for by {run.stop_requests[-1][1].by.spelt}")
     if attempt.launcher is None or attempt.launcher_wall is None:
         return Wait()
     if attempt.launcher.code == 0:
@@ -292,7 +292,7 @@ def _stopped(run: Run) -> Finish:
     by = run.stop_requests[-1][1].by
     code = EXIT_CTRL_C if by is ev.StopBy.CTRL_C else EXIT_STOPPED
     outcome = ev.Outcome.PREEMPTED if by is ev.StopBy.SIGTERM else ev.Outcome.STOPPED
-    return Finish(ev.RunFinished(outcome, code, f"stopped by {by.value}"))
+    return Finish(ev.RunFinished(outcome, code, f"stopped by {by.spelt}"))
 
 
 def _refusal(run: Run, attempt: Attempt, cause: ev.Cause, policy: Policy) -> ev.RunFinished | None:

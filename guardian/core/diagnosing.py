@@ -113,7 +113,7 @@ def _stopped(why: str) -> Cause:
         id="preempted_or_interrupted",
         variant="asked",
         rule=None,
-        title=f"It was ended because of this: {why}",
+        title=f"It was stopped: {why}",
         evidence=(Line(None, why),),
         retries=None,
     )

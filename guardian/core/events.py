@@ -19,6 +19,11 @@ class StopBy(str, Enum):
     SIGTERM = "sigterm"
     COMMAND = "guardian stop"
 
+    @property
+    def spelt(self) -> str:
+        """As people write it."""
+        return {"ctrl-c": "Ctrl-C", "sigterm": "SIGTERM"}.get(self.value, self.value)
+
 
 class Outcome(str, Enum):
     """How a run ended; public in `report --json`."""

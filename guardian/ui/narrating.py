@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 import signal
-import time
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
 from guardian.core.masking import mask
+from guardian.core.run import LIVING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ def narrate(run: Run, record: ev.Record) -> str | None:
 
 
 def _supervisor_started(run: Run, event: ev.SupervisorStarted, _: float) -> str | None:
-    return None if event.how == "run" else f"goes on with run {run.created.name}: {event.found}"
+    return None if event.how == "run" else f"run {run.created.name} goes on: {event.found}"
 
 
 def _planned(_: Run, event: ev.Planned, wall: float) -> str | None:
@@ -46,17 +46,20 @@ def _planned(_: Run, event: ev.Planned, wall: float) -> str | None:
 
 def _pinned(_: Run, event: ev.Pinned, __: float) -> str:
     if event.pin is None:
-        return f"{event.source} is not pinned ({event.why}): the job's own rotation could take it away"
-    return f"{event.source} is pinned ({event.how})"
+        return f"that checkpoint is not pinned ({event.why}): until the next one the job itself could delete it"
+    how = "as before" if event.how == "kept" else f"as {event.how}"
+    return f"that checkpoint is pinned in the run folder, {how}: it stays until there is a newer one"
 
 
 def _launched(run: Run, event: ev.Launched, _: float) -> str:
     plan = run.attempts[event.attempt - 1].plan
     if event.attempt > 1:
-        return f"attempt {event.attempt} is started with these changes, in the same environment"
+        command = "the command changed as said" if plan.edits else "the same command"
+        return f"attempt {event.attempt} starts: {command}, in the same environment"
     added = " ".join(f"{name}={shlex.quote(value)}" for name, value in plan.env)
     known = "" if run.created.family else f"\n{UNKNOWN_PROGRAM}"
-    return f"attempt {event.attempt}: {mask(shlex.join(plan.argv))}\n  with {added}, stdin from /dev/null{known}"
+    shown = mask(shlex.join(plan.argv))
+    return f"attempt {event.attempt} starts: {shown}\n  added to its environment: {added}; stdin: /dev/null{known}"
 
 
 def _start_failed(_: Run, event: ev.StartFailed, __: float) -> str:
@@ -74,33 +77,46 @@ def _hello(run: Run, event: ev.Hello, _: float) -> str | None:
 
 
 def _launcher(_: Run, event: ev.LauncherExited, __: float) -> str | None:
-    return None if event.code == 0 else f"attempt {event.attempt}: {ended_how(event.code, event.signal)}"
+    return (
+        None if event.code == 0 else f"attempt {event.attempt}: its first process {ended_how(event.code, event.signal)}"
+    )
 
 
 def _stop_requested(run: Run, event: ev.StopRequested, _: float) -> str:
-    hurry = {1: "stopping", 2: "stopping without a save"}.get(len(run.stop_requests), "stopping at once")
-    return f"{event.by.value}: {hurry}"
+    if not isinstance(run.state, LIVING):
+        return f"{event.by.spelt}: the run stops here"
+    hurry = {
+        1: "the job is being stopped (once more: without a save; a third time: it is killed)",
+        2: "no save is waited for any more",
+    }
+    return f"{event.by.spelt}: {hurry.get(len(run.stop_requests), 'the job is killed')}"
 
 
-def _stop_begun(_: Run, event: ev.StopBegun, __: float) -> str:
-    return f"attempt {event.attempt} is being ended: {event.why}"
+def _terminal_lost(_: Run, __: ev.TerminalLost, ___: float) -> str:
+    return "the terminal is gone (SIGHUP): the run goes on without one"
+
+
+def _stop_begun(run: Run, event: ev.StopBegun, _: float) -> str | None:
+    """Who asked for it has been told."""
+    return None if run.stop_requests else f"what is left of attempt {event.attempt} is being ended: {event.why}"
 
 
 def _save_asked(_: Run, event: ev.SaveAsked, __: float) -> str:
-    return f"asked the job to save at step {event.save_at} and stop"
+    return f"the job is asked to save at step {event.save_at} and to end there"
 
 
 def _signalled(run: Run, event: ev.Signalled, _: float) -> str | None:
     sent = run.attempts[event.attempt - 1].signalled
     if len(sent) > 1 and sent[-2][1].signal == event.signal:
         return None
-    return f"{signal.Signals(event.signal).name} to {event.processes} processes of attempt {event.attempt}"
+    name = signal.Signals(event.signal).name
+    whom = "process" if event.processes == 1 else "processes"
+    return f"{name} is sent to {event.processes} {whom} of attempt {event.attempt}"
 
 
 def _keeper_lost(_: Run, event: ev.KeeperLost, __: float) -> str:
-    return (
-        f"the keeper of attempt {event.attempt} was killed: the job is watched without it, its exit code stays unknown"
-    )
+    number = event.attempt
+    return f"attempt {number} has lost its keeper, guardian's own helper: the job lives on, its exit code stays unknown"
 
 
 def _source_lost(_: Run, event: ev.SourceLost, __: float) -> str:
@@ -120,13 +136,18 @@ def _diagnosed(run: Run, event: ev.Diagnosed, _: float) -> str | None:
     if cause is None:
         return None
     attempt = run.attempts[event.attempt - 1]
-    proof = "".join(f"\n  {_where(e)}{e.text[:TEXT_MAX]}" for e in cause.evidence[:3])
+    proof = "".join(f"\n  {_where(e)}{mask(e.text)[:TEXT_MAX]}" for e in cause.evidence[:3])
     advice = f"\n  {cause.advice}" if cause.advice else ""
     return f"attempt {event.attempt} ended {_at(attempt)}: {cause.title} [{_name(cause)}]{proof}{advice}"
 
 
 def _run_finished(run: Run, event: ev.RunFinished, wall: float) -> str:
-    return f"run {run.created.name}: {event.outcome.value} after {_span(wall - run.created_wall)} ({event.reason})"
+    # Not needed before the end: nothing more than must be stands between the command and the job.
+    from guardian.core.reporting import OUTCOMES  # noqa: PLC0415 - see above
+    from guardian.ui.text import duration  # noqa: PLC0415 - see above
+
+    took = duration(max(0.0, wall - run.created_wall))
+    return f"run {run.created.name} {OUTCOMES[event.outcome]} after {took}: {event.reason}"
 
 
 def _checkpoint(_: Run, event: ev.CheckpointSeen, __: float) -> str:
@@ -142,6 +163,7 @@ _LINES: dict[type, Callable[..., str | None]] = {
     ev.Hello: _hello,
     ev.LauncherExited: _launcher,
     ev.StopRequested: _stop_requested,
+    ev.TerminalLost: _terminal_lost,
     ev.StopBegun: _stop_begun,
     ev.SaveAsked: _save_asked,
     ev.Signalled: _signalled,
@@ -159,10 +181,10 @@ def ended_how(code: int | None, number: int | None) -> str:
     """How a process ended, in words."""
     if number is not None:
         try:
-            return f"ended by {signal.Signals(number).name}"
+            return f"was ended by {signal.Signals(number).name}"
         except ValueError:
-            return f"ended by signal {number}"
-    return "ended, nobody saw how" if code is None else f"exit code {code}"
+            return f"was ended by signal {number}"
+    return "ended, nobody saw how" if code is None else f"ended with exit code {code}"
 
 
 def _where(line: ev.Line) -> str:
@@ -175,7 +197,3 @@ def _at(attempt: Attempt) -> str:
 
 def _name(cause: ev.Cause) -> str:
     return f"{cause.id}/{cause.variant}" if cause.variant else cause.id
-
-
-def _span(seconds: float) -> str:
-    return time.strftime("%H:%M:%S", time.gmtime(max(0, seconds)))

@@ -20,7 +20,11 @@ def test_it_shows_the_run_to_its_end_and_exits_with_its_code(behind):
     assert 0 == attached.returncode
     assert b"\n5/5\n" in told
     assert b"guardian: attempt 2 starts from the beginning now\n" in told
-    assert told.index(b"\n3/5\n") < told.index(b"guardian: attempt 1: ended by SIGKILL") < told.index(b"\n4/5\n")
+    assert (
+        told.index(b"\n3/5\n")
+        < told.index(b"guardian: attempt 1: its first process was ended by SIGKILL")
+        < told.index(b"\n4/5\n")
+    )
     assert b"finished, 2 attempts" in told
 
 

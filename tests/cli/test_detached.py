@@ -40,7 +40,7 @@ def test_what_was_started_is_told_where_it_was_typed(behind):
     """The launch with all that was added to it, the name, and how to look at it."""
     told = behind().detach().stdout
 
-    assert re.search(r"^guardian: attempt 1: .*counting\.py", told, re.MULTILINE)
+    assert re.search(r"^guardian: attempt 1 starts: .*counting\.py", told, re.MULTILINE)
     assert "PYTHONUNBUFFERED=1" in told
     assert "guardian attach r1" in told
 
@@ -53,7 +53,7 @@ def test_guardians_own_lines_go_to_its_log_and_no_others(behind):
     log = run.run_folder.path / "guardian.log"
 
     assert 0o600 == log.stat().st_mode & 0o777
-    assert "run r1: finished" in log.read_text()
+    assert "run r1 finished after" in log.read_text()
     assert "1/3" not in log.read_text().splitlines()
     assert b"1/3\n2/3\n3/3\n" == (run.run_folder.attempt_dir(1) / "job.log").read_bytes()
 

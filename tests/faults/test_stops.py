@@ -318,7 +318,11 @@ def test_a_run_that_has_finished_is_not_begun_again(guard):
 
     done = guarded.call("resume", guarded.name)
 
-    assert (0, "guardian: run r1 is over: finished; there is nothing to do\n", "") == (done.returncode, done.stdout, done.stderr)
+    assert (0, "guardian: run r1 is over: finished; there is nothing to do\n", "") == (
+        done.returncode,
+        done.stdout,
+        done.stderr,
+    )
     assert 1 == len(starts(guarded))
 
 
