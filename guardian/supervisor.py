@@ -22,11 +22,10 @@ from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core import run as stands
 from guardian.core import wire
-from guardian.core.diagnosing import diagnose
 from guardian.core.planning import attempt_folder
 from guardian.core.values import dataclass
-from guardian.errors import HostError
-from guardian.host import checkpoints, crash, disk, keeping, lock, logs, machine, pins, processes, snapshots
+from guardian.errors import GuardianError, HostError
+from guardian.host import checkpoints, crash, disk, keeping, lock, logs, machine, processes, snapshots
 from guardian.host.launching import write_launch
 from guardian.host.ledger import Ledger
 
@@ -55,7 +54,7 @@ MIB = 1024 * 1024
 BATCH = 1000
 TAIL_LINES = 40
 STANDBY_AFTER_S = 3.0
-"""The next keeper is started when the job has had this long to start without company."""
+"""The next keeper is started, and the rules are read, when the job has had this long to start without company."""
 CLOCK_JUMP_S = 5.0
 """What wall time and monotonic time may differ by without anybody having set the clock."""
 GIVE_UP_BLIND = 3
@@ -170,9 +169,18 @@ class Supervisor:
         return True
 
     def _keep_snapshot(self, event: ev.Event) -> None:
-        """At an attempt's end, and now and then in a long one: who reads the story then need not read all of it."""
-        grown = self._journal.size - self._snapped >= snapshots.EVERY_MIB * MIB
-        if (grown or isinstance(event, ev.Diagnosed)) and self._ledger.failing is None:
+        """Of each attempt that has ended, and now and then in a long one: who reads the story need not read all of it.
+
+        Not at the end itself, but when the next attempt runs: it would wait for the disk.
+        """
+        match event:
+            case ev.JobStarted(attempt=number):
+                due = number > 1
+            case ev.RunFinished():
+                due = True
+            case _:
+                due = self._journal.size - self._snapped >= snapshots.EVERY_MIB * MIB
+        if due and self._ledger.failing is None:
             snapshots.write(self._folder, self.run, self._journal)
             self._snapped = self._journal.size
 
@@ -279,10 +287,19 @@ class Supervisor:
             self._renewed = self._outlook.clock.mono()
             self._journal.renew()
         attempt = self.run.attempt
-        if self._standby is not None or attempt is None or attempt.launched_wall is None:
+        if attempt is None or attempt.launched_wall is None:
             return
         if self._outlook.clock.wall() - attempt.launched_wall > STANDBY_AFTER_S:
             self.stand_by()
+            self._start(("prepare", 0), self._prepare)
+
+    def _prepare(self) -> None:
+        """Read and compile what judging needs: the job's end shall not wait for it. What is wrong is told there."""
+        import guardian.core.diagnosing  # noqa: F401, PLC0415 - the first launch does not wait for it
+
+        with contextlib.suppress(GuardianError):
+            self._outlook.rules()
+            self._outlook.matcher()
 
     # --- acting --------------------------------------------------------------------------------------------
 
@@ -330,6 +347,8 @@ class Supervisor:
     def _pin(self, attempt: int, source: str) -> bool:
         if self._worked_s(("pin", attempt)) > do.CHECKING_MAX_S:
             return self.take(ev.Pinned(attempt, source, None, "none", f"took over {do.CHECKING_MAX_S} s"))
+        from guardian.host import pins  # noqa: PLC0415 - the first launch does not wait for it
+
         place = str(self._folder / pins.FOLDER)
         return self._start(("pin", attempt), lambda: self.post(pins.pin(attempt, source, place)))
 
@@ -460,6 +479,8 @@ class Supervisor:
 
     def _found(self) -> tuple[tuple[ev.Checkpoint, ...], str | None]:
         """This run's checkpoints by ascending step, originals before pins, and what could not be read."""
+        from guardian.host import pins  # noqa: PLC0415 - the first launch does not wait for it
+
         announced = frozenset(path for a in self.run.attempts for path in a.announced)
         since = checkpoints.first_write(self._attempt_folder(1) / wire.LAUNCH)
         try:
@@ -483,6 +504,8 @@ class Supervisor:
         return checkpoints.versions(str(Path(self.run.created.cwd, argument))) if argument else ()
 
     def _diagnose(self) -> bool:
+        from guardian.core.diagnosing import diagnose  # noqa: PLC0415 - the first launch does not wait for it
+
         attempt = self.run.attempts[-1]
         return self.take(diagnose(self._outlook.rules(), attempt, self.run))
 
@@ -490,6 +513,8 @@ class Supervisor:
         if not self.take(finished):
             return False
         if finished.outcome is ev.Outcome.FINISHED:
+            from guardian.host import pins  # noqa: PLC0415 - the first launch does not wait for it
+
             pins.release(str(self._folder / pins.FOLDER))
         return True
 

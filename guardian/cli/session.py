@@ -6,9 +6,10 @@ import importlib.util
 import json
 import os
 import sys
+import threading
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from guardian.cli.requests import Requests
 from guardian.core import events as ev
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from guardian.host.keeping import Standby
     from guardian.host.matching import Matcher
 
+T = TypeVar("T")
 PATIENCE_S = 10.0
 """For a terminal that does not take the last lines."""
 
@@ -188,16 +190,30 @@ def screen() -> tuple[int, bool]:
 def _rules(folder: Path | None) -> tuple[Callable[[], tuple[Rule, ...]], Callable[[], Matcher]]:
     """Rules and their matcher, read when first asked for: the job starts before."""
 
-    @cache
     def read() -> tuple[Rule, ...]:
         from guardian.host.rulebook import load
 
         return load(folder)
 
-    @cache
     def matcher() -> Matcher:
         from guardian.host.matching import Matcher
 
-        return Matcher(read())
+        return Matcher(rules())
 
-    return read, matcher
+    rules = _once(read)
+    return rules, _once(matcher)
+
+
+def _once(make: Callable[[], T]) -> Callable[[], T]:
+    """What it makes, made when first asked for and whoever asks: of two threads the second waits."""
+    lock = threading.Lock()
+
+    @cache
+    def made() -> T:
+        return make()
+
+    def locked() -> T:
+        with lock:
+            return made()
+
+    return locked

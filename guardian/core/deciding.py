@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
 from guardian.core import run as stands
-from guardian.core.certificate import Verdict, certify
-from guardian.core.diagnosing import remark
 from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
@@ -280,6 +278,9 @@ def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
 
 
 def _finished(run: Run) -> ev.RunFinished:
+    from guardian.core.certificate import Verdict, certify  # noqa: PLC0415 - the first launch does not wait for it
+    from guardian.core.diagnosing import remark  # noqa: PLC0415 - the first launch does not wait for it
+
     certificate = certify(run)
     if certificate.verdict is Verdict.VIOLATED:
         text = "finished, but the training that was supervised is not the one that was asked for"

@@ -24,7 +24,6 @@ EVERY_MIB = 1
 """A snapshot is renewed when the journal has grown by this much, and at each attempt's end: reading that much takes a
 few tenths of a second, writing a snapshot some milliseconds."""
 SIZE_MOST = 64 * 1024 * 1024
-_RUN = records.codec(Run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,8 @@ def write(folder: Path, run: Run, journal: Journal) -> bool:
         return False
     begin, crc = journal.last
     covers = {"offset": journal.size, "line": journal.lines, "last": [begin, crc]}
-    body = {"version": __version__, "format": records.VERSION, **covers, "run": _RUN.to_plain(as_journalled(run))}
+    told = records.codec(Run).to_plain(as_journalled(run))
+    body = {"version": __version__, "format": records.VERSION, **covers, "run": told}
     try:
         write_private(folder / FILE, records.seal(body).decode("ascii"))
     except OSError:
@@ -65,7 +65,7 @@ def read(folder: Path, journal: Path) -> Snapshot:
         offset, line = _whole(body["offset"]), _whole(body["line"])
         begin, crc = typing.cast("list[object]", body["last"])
         _check(journal, _whole(begin), offset, str(crc))
-        return Snapshot(typing.cast("Run", _RUN.from_plain(body["run"])), offset, line)
+        return Snapshot(typing.cast("Run", records.codec(Run).from_plain(body["run"])), offset, line)
     except records.Damaged as why:
         raise NoSnapshot(f"{FILE} {why}") from why
     except OSError as error:
