@@ -27,6 +27,8 @@ LOOK_EVERY_S = 1.0
 SAVE_MARGIN_STEPS = 2
 SAVE_MARGIN_S = 2.0
 """A save is asked for this far ahead, so that every rank reads the request before its step comes."""
+HEARD_LATE_S = 1.5
+"""A heartbeat file is found within half a second and read ten times a second; a loaded machine takes longer."""
 RATE_OVER = 20
 """Steps over which the time of one is measured."""
 
@@ -190,6 +192,9 @@ def _stopping(run: Run, attempt: Attempt, state: stands.Stopping, policy: Policy
     hurry = len(run.stop_requests)
     number = attempt.number
     if state.stage == "asked":
+        due = state.since + HEARD_LATE_S
+        if hurry <= 1 and now < due and _may_have_begun(run, attempt):
+            return Wait(due)
         step = save_step(attempt) if hurry <= 1 else None
         return AskSave(number, step) if step is not None else SendSignal(number, signals.SIGTERM)
     if state.stage == "saving":
@@ -211,6 +216,12 @@ def _killing(attempt: Attempt, state: stands.Stopping, policy: Policy, now: floa
     last = attempt.signalled[-1][0] if attempt.signalled else state.since
     due = last + LOOK_EVERY_S
     return SendSignal(attempt.number, signals.SIGKILL) if now >= due else Wait(due)
+
+
+def _may_have_begun(run: Run, attempt: Attempt) -> bool:
+    """Whether a companion's first words may be on their way: finished steps are worth a moment's wait."""
+    heard = len(attempt.hellos) == attempt.world and bool(attempt.steps)
+    return run.created.companion and not heard and attempt.launcher is None
 
 
 def save_step(attempt: Attempt) -> int | None:

@@ -245,15 +245,21 @@ def test_a_job_that_has_finished_steps_is_asked_to_save_far_enough_ahead():
 
 
 def test_a_job_without_a_finished_step_has_nothing_to_save():
-    """TERM at once."""
-    assert do.SendSignal(1, 15) == decided(story(tell.launched(), tell.hello(), CTRL_C, BEGUN))
+    """TERM, after a moment in which a first step may still be heard of; a second request does not wait for it."""
+    starting = (tell.launched(), tell.hello(), CTRL_C, BEGUN)
+
+    assert isinstance(decided(story(*starting)), do.Wait)
+    assert isinstance(decided(story(*starting, tell.steps(1, 3, every_s=0.1))), do.AskSave)
+    assert do.SendSignal(1, 15) == decided(story(*starting), after=2)
+    assert do.SendSignal(1, 15) == decided(story(*starting, CTRL_C))
+    assert do.SendSignal(1, 15) == decided(story(tell.created(companion=False), *starting))
 
 
 def test_a_rank_without_a_companion_makes_a_common_save_impossible():
     """All ranks or none: with one rank obeying, the others hang in the save's barrier."""
     run = story(tell.launched(), tell.hello(ranks=2)[:1], tell.steps(1, 5, ranks=2), CTRL_C, BEGUN)
 
-    assert do.SendSignal(1, 15) == decided(run)
+    assert do.SendSignal(1, 15) == decided(run, after=2)
 
 
 def test_dead_ranks_are_not_asked_to_save():
