@@ -54,9 +54,9 @@ def _show(folder: RunFolder, wanted: int | None, lines: int | None, *, follow: b
     watch = _Watch(folder) if follow else None
     log = _first(folder, wanted, watch)
     while log is not None:
-        last = _copy(log, lines, watch)
+        _copy(log, lines, watch)
         lines = None  # of a further attempt all is new
-        log = _next(log, watch) if watch and wanted is None and not last else None
+        log = _next(log, watch) if watch and wanted is None else None
     return 0
 
 
@@ -104,17 +104,16 @@ def _first(folder: RunFolder, wanted: int | None, watch: _Watch | None) -> joblo
     raise UserError(f"run {folder.name} has {which} with output (there is: {known})")
 
 
-def _copy(log: joblogs.JobLog, lines: int | None, watch: _Watch | None) -> bool:
-    """Copy a log to its end, which is that of its attempt where it is watched. Whether the run is over with it."""
+def _copy(log: joblogs.JobLog, lines: int | None, watch: _Watch | None) -> None:
+    """Copy a log to its end, which is that of its attempt where it is watched."""
     try:
         tail = Tail(log.path, offset=joblogs.begin(log.path, lines))
         while True:
-            over = watch is None or watch.is_over()
-            ended = over or (watch is not None and watch.has_ended(log.attempt))
+            ended = watch is None or watch.is_over() or watch.has_ended(log.attempt)
             # What was written before the end was seen is read after it: nothing is left behind.
             _drain(tail)
             if ended:
-                return over
+                return
             for _ in range(LOOK_EVERY):
                 time.sleep(EVERY_S)
                 _drain(tail)

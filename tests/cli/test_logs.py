@@ -62,6 +62,21 @@ def test_following_goes_on_over_relaunches_until_the_run_is_over(behind):
     assert isinstance(run.story().state, Finished)
 
 
+def test_a_reader_that_is_slower_than_the_run_misses_no_attempt(behind):
+    """The run is over before the first attempt's log has been read."""
+    run = behind("--die-at", "2", "--die-at", "4", upto=6, gated=True)
+    run.detach()
+    reading = run.open("logs", "-f", "r1")
+    assert b"waiting\n" == reading.stdout.readline()
+    reading.send_signal(signal.SIGSTOP)
+    run.go()
+    run.until_finished()
+    reading.send_signal(signal.SIGCONT)
+    told, _ = reading.communicate(timeout=PATIENCE_S)
+
+    assert numbers(1, 2, 6) + b"waiting\n" + numbers(3, 4, 6) + b"waiting\n" + numbers(5, 6, 6) == told
+
+
 def test_following_one_attempt_ends_with_it(behind):
     """The run goes on without the reader."""
     run = behind("--die-at", "2")
