@@ -133,4 +133,10 @@ def _line(row: Row) -> str:
     number = f"attempt {row.attempt}" if row.attempt else "no attempt"
     folder = Path(row.folder)
     where = "" if folder.parent == parsing.RUNS.absolute() else f" ({folder})"
-    return f"{row.run}: {row.state}, {number}, {steps}{cause}{where}"
+    return f"{row.run}: {_in_words(row.state)}, {number}, {steps}{cause}{where}"
+
+
+def _in_words(state: str) -> str:
+    """`finished:gave_up` is for programs."""
+    head, mark, outcome = state.partition("finished:")
+    return outcome.replace("_", " ") if mark and not head else state

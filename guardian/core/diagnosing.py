@@ -114,7 +114,7 @@ def _stopped(why: str) -> Cause:
         variant="asked",
         rule=None,
         title=f"It was stopped: {why}",
-        evidence=(Line(None, why),),
+        evidence=(),  # the title says it all
         retries=None,
     )
 

@@ -25,6 +25,9 @@ FIRST, LAST = 3, 5
 DAY_S = 80_000
 """A run longer than this needs the date beside the time."""
 
+ASKED = ("preempted_or_interrupted", "asked")
+"""What ended an attempt that was stopped because somebody asked for it (core/diagnosing.py)."""
+
 _VERDICTS = {
     Verdict.PROVED: ("proved: same effective batch and same samples, by counting", "green"),
     Verdict.CONSISTENT: ("consistent, not proved:", "yellow"),
@@ -92,7 +95,9 @@ def _finish(told: Report) -> str:
 
 
 def _healed(told: Report) -> str:
-    failures = 0 if told.remark else len(told.attempts) - 1
+    """Attempts that failed and were gone on from; one that somebody stopped has not failed."""
+    ends = [] if told.remark else [(a.cause.id, a.cause.variant) if a.cause else None for a in told.attempts[:-1]]
+    failures = len(ends) - ends.count(ASKED)
     return f", {count(failures, 'failure')} on the way healed" if failures > 0 else ""
 
 

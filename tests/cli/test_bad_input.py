@@ -137,7 +137,8 @@ def test_a_new_run_in_an_empty_folder_that_others_may_read_is_ours_alone(tmp_pat
 
 AS_NOBODY = """
 import encodings.ascii, os, sys
-import guardian.cli.run, guardian.cli.session  # what a stranger may not read is read before
+import shutil  # what a stranger may not read is read before
+import guardian.cli.run, guardian.cli.session
 from guardian.cli.main import main
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -163,6 +163,7 @@ def test_a_run_that_is_over_has_the_keys_of_its_contract(started):
     (row,) = told(guarded, "status")["runs"]
     report = told(guarded, "report", "r1")
 
+    assert guarded.call("status").stdout.startswith("r1: stopped, attempt 1, ")
     assert ("finished:stopped", None, "preempted_or_interrupted") == tuple(
         row[k] for k in ("state", "pid", "last_cause")
     )

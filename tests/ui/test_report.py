@@ -89,6 +89,18 @@ def test_two_kills_are_understood_at_a_glance():
     assert re.search(r"  1  \d\d:\d\d:\d\d  1-35   54 s  5 steps, 24 s  killed by signal 9", shown)
 
 
+def test_an_attempt_that_somebody_stopped_is_no_failure():
+    """Only what failed was healed; why it was stopped stands once."""
+    asked = ev.Cause("preempted_or_interrupted", "asked", None, "It was stopped: asked for by Ctrl-C", (), None)
+    night = (launched(), hello(), steps(1, 20), killed(asked), launched(resume=20), hello(step=20), steps(21, 60))
+
+    shown = screen(story(*night, finished()))
+
+    assert "FINISHED  All 60 steps are done." in shown
+    assert 1 == shown.count("asked for by Ctrl-C")
+    assert "1 failure on the way healed" in screen(story(*night[:3], killed(), *night[4:], finished()))
+
+
 def test_a_line_of_the_log_is_shown_rather_than_how_the_process_ended():
     """The exit is in the title already; where the log is silent, it is all there is."""
     exit_code, line = ev.Line(None, "the process ended with 1"), ev.Line(9, "KeyError: 'text'")
