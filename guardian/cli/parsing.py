@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,13 @@ from guardian.errors import UserError
 RUNS = Path("guardian_runs")
 UNKNOWN = "unrecognized arguments: "
 """argparse's own words."""
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """argparse's, which would import shutil with the first option that is added, to know how wide the terminal is."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,9 +47,20 @@ def parser(command: str, what: str, example: str) -> Parser:
         prog=f"guardian {command}",
         description=what,
         epilog=example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
     )
+
+
+def _columns() -> int:
+    """As shutil.get_terminal_size tells them."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told) > 0:
+        return int(told)
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
 
 
 def say(text: str) -> None:

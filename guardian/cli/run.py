@@ -1,9 +1,11 @@
-"""`guardian run`: run a training command under supervision."""
+"""`guardian run`: run a training command under supervision.
+
+The job waits for what is imported here. So the keeper is started as soon as the options are good: its interpreter reads
+its modules while ours reads the rest.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shlex
 from pathlib import Path
@@ -11,21 +13,16 @@ from typing import TYPE_CHECKING
 
 from guardian import __version__
 from guardian.cli import parsing
-from guardian.cli.requests import Requests
-from guardian.core import adapters
-from guardian.core import events as ev
-from guardian.core import policy as policies
-from guardian.core import run as stands
-from guardian.core.planning import shaping
 from guardian.errors import HostError, UserError
-from guardian.host import configs, keeping, machine, policyfile, runs
-from guardian.host.clock import Clock
-from guardian.host.journal import Journal
 
 if TYPE_CHECKING:
+    import argparse
+
     from guardian.cli.background import Background
+    from guardian.core import events as ev
     from guardian.core.adapters import Adapter
     from guardian.core.policy import Policy
+    from guardian.host.keeping import Standby
 
 EXAMPLE = """example:
   guardian run --name night1 -- sft --model demo --dataset demo --output_dir out
@@ -64,6 +61,10 @@ def main(argv: list[str]) -> int:
         raise UserError("no command to run: guardian run [options] -- COMMAND ...")
     if options.json and not options.dry_run:
         raise UserError("--json goes with --dry-run here; for a run's story: guardian report --json")
+    standby = None if options.dry_run or options.detach else _early()
+    from guardian.core import adapters
+    from guardian.host import configs, policyfile
+
     policy = policyfile.load(options.policy)
     if options.rules is not None:
         # The session reads rules after the launch; a person's own are judged before it.
@@ -74,10 +75,24 @@ def main(argv: list[str]) -> int:
     if options.dry_run:
         return _dry_run(options, command, adapter, policy)
     if not options.detach:
-        return _run(options, command, adapter, policy)
+        return _run(options, command, adapter, policy, standby=standby)
     from guardian.cli import background
 
-    return background.start(lambda behind: _run(options, command, adapter, policy, behind))
+    return background.start(lambda behind: _run(options, command, adapter, policy, background=behind))
+
+
+def _early() -> Standby | None:
+    """A keeper before it is known that one will be needed: it leaves when we do."""
+    try:
+        return _standby()
+    except HostError:
+        return None  # said when it is needed; until then there may be worse to say
+
+
+def _standby() -> Standby:
+    from guardian.host.keeping import Standby
+
+    return Standby()
 
 
 def _run(
@@ -85,21 +100,29 @@ def _run(
     command: tuple[str, ...],
     adapter: Adapter | None,
     policy: Policy,
+    *,
+    standby: Standby | None = None,
     background: Background | None = None,
 ) -> int:
+    from guardian.cli.requests import Requests
+
     requests = Requests()
+    from guardian.cli.session import Session, terms
+    from guardian.core import events as ev
+    from guardian.core import run as stands
+    from guardian.host import machine, runs
+    from guardian.host.clock import Clock
+    from guardian.host.journal import Journal
+
     folder = runs.create(options.run_dir, options.name, hint=Path(command[0]).name)
     _preflight(folder.path, policy)
-    # The keeper's interpreter starts while we go on; it is there when the first launch is journalled.
-    standby = keeping.Standby()
+    standby = standby or _standby()
     created = _created(options, command, adapter, policy, name=folder.name)
     clock = Clock()
     stamp = ev.Stamp(clock.wall(), clock.mono(), machine.boot_id(), machine.node(), os.getpid())
     record = ev.Record(stamp, created)
     journal = Journal.create(folder.journal, say=parsing.say)
     journal.append(record, sync=False)  # before anything is done comes the launch, which is synced
-    from guardian.cli.session import Session, terms
-
     run_terms = terms(created, folder.path, adapter, os.environ)
     session = Session(stands.begin(record), journal, run_terms, options.rules, background=background)
     code = session.conduct(ev.SupervisorStarted("run", ""), requests=requests, standby=standby)
@@ -110,6 +133,12 @@ def _run(
 def _created(
     options: argparse.Namespace, command: tuple[str, ...], adapter: Adapter | None, policy: Policy, *, name: str
 ) -> ev.RunCreated:
+    import json
+
+    from guardian.core import events as ev
+    from guardian.core import policy as policies
+    from guardian.core.planning import shaping
+
     return ev.RunCreated(
         run=os.urandom(16).hex(),
         name=name,
@@ -134,6 +163,8 @@ def _dry_run(options: argparse.Namespace, command: tuple[str, ...], adapter: Ada
 
 
 def _preflight(folder: Path, policy: Policy) -> None:
+    from guardian.host import machine
+
     free = machine.free_mib(folder)
     if free is not None and free < policy.disk.minimum_free_mib:
         need = policy.disk.minimum_free_mib
