@@ -34,6 +34,9 @@ LEASE = b"lease"
 COMPLAINT = b"keeper.err"
 LEASE_S = 30.0
 RECORD_RETRY_S = 1.0
+# Who hears of an end writes it down too, and starts the next attempt: behind our record on the same disk that takes
+# twice as long. Until it is written we live, and tell it to whoever comes.
+LISTENERS_FIRST_S = 0.05
 # An end that cannot be written is held in memory, and told on the socket, for a day.
 LINGER_S = 86_400.0
 MAX_CLIENTS = 16
@@ -111,15 +114,28 @@ class Records:
     def __init__(self, folder: bytes) -> None:
         self.folder = folder
         self.waiting: dict[str, bytes] = {}
+        self.due = 0.0
+
+    def add(self, name: str, data: bytes, *, heard: bool) -> None:
+        """Take a record in; one that somebody has heard is written a little later."""
+        self.waiting[name] = data
+        self.due = time.monotonic() + (LISTENERS_FIRST_S if heard else 0.0)
 
     def flush(self) -> None:
-        """Write what waits, in order, as far as the disk lets us."""
+        """Write what waits, if it is time, in order and as far as the disk lets us."""
+        if time.monotonic() < self.due:
+            return
         for name, data in list(self.waiting.items()):
             try:
                 write_record(self.folder, name, data)
             except OSError:
+                self.due = time.monotonic() + RECORD_RETRY_S
                 return
             del self.waiting[name]
+
+    def patience(self) -> float:
+        """Return the seconds until something is to be written."""
+        return max(0.0, self.due - time.monotonic()) if self.waiting else LEASE_S
 
     def hopeless(self) -> bool:
         """Whether the folder itself is gone, so that no patience helps."""
@@ -238,7 +254,8 @@ def keep(spec: dict[str, object], story: Story, *, subreaper: bool) -> int:
         file = text(error.file)
         story.tell("start_failed", file=file, error=str(error), errno=error.number)
         failed = f"{file}: {error}"
-        records.waiting[TREE_END] = story.tell("tree_end", reaped=0, subreaper=subreaper, start_failed=failed)
+        told = story.tell("tree_end", reaped=0, subreaper=subreaper, start_failed=failed)
+        records.add(TREE_END, told, heard=bool(story.clients))
         stay(lock, wake, story, records)
         return EXIT_NOT_STARTED
     story.tell("started", pid=launcher, start_ticks=start_ticks(launcher), keeper=os.getpid(), subreaper=subreaper)
@@ -385,17 +402,17 @@ def watch(tree: Tree, lock: socket.socket, wake: int, story: Story, records: Rec
         tree.reap()
         if tree.status is not None and not told:
             told = True
-            records.waiting[LAUNCHER_EXIT] = story.tell("launcher_exit", pid=tree.launcher, **how(tree.status))
+            line = story.tell("launcher_exit", pid=tree.launcher, **how(tree.status))
+            records.add(LAUNCHER_EXIT, line, heard=bool(story.clients))
         if tree.ended:
-            records.waiting[TREE_END] = story.tell("tree_end", reaped=tree.reaped, subreaper=subreaper)
+            line = story.tell("tree_end", reaped=tree.reaped, subreaper=subreaper)
+            records.add(TREE_END, line, heard=bool(story.clients))
             return
-        # The listeners first: they act on it while the disk is still busy with our record.
         records.flush()
         if time.monotonic() >= lease_due:
             renew_lease(records.folder)
             lease_due = time.monotonic() + LEASE_S
-        patience = RECORD_RETRY_S if records.waiting else LEASE_S
-        wait(min(patience, max(0.0, lease_due - time.monotonic())), lock, wake, story)
+        wait(min(records.patience(), max(0.0, lease_due - time.monotonic())), lock, wake, story)
 
 
 def stay(lock: socket.socket, wake: int, story: Story, records: Records) -> None:
@@ -403,7 +420,7 @@ def stay(lock: socket.socket, wake: int, story: Story, records: Records) -> None
     until = time.monotonic() + LINGER_S
     records.flush()
     while records.waiting and not records.hopeless() and time.monotonic() < until:
-        wait(RECORD_RETRY_S, lock, wake, story)
+        wait(records.patience(), lock, wake, story)
         records.flush()
     greet(lock, story)
 

@@ -402,6 +402,27 @@ def test_a_killed_supervisor_costs_the_job_nothing(attempt):
     assert 6 == keeping.end_records(attempt.folder).launcher.code
 
 
+def test_an_end_that_is_heard_is_written_only_when_the_listener_had_time_to_act(attempt, monkeypatch, tmp_path):
+    """His own writing does not wait behind it; until then who comes is told it, so nothing can be lost."""
+    monkeypatch.setattr(keeping, "SCRIPT", hurried(tmp_path, LISTENERS_FIRST_S=1000.0))
+    attempt.launch("sh", "-c", "exit 5").told(keeping.TreeEnd)
+
+    late = Attempt(attempt.folder, run=attempt.run).adopt()
+    assert late.told(keeping.TreeEnd) == attempt.told(keeping.TreeEnd)
+    assert keeping.EndRecords(None, None) == keeping.end_records(attempt.folder)
+
+
+def test_an_end_that_nobody_hears_is_written_at_once(attempt, monkeypatch, tmp_path):
+    """There is nobody whose writing could come first."""
+    monkeypatch.setattr(keeping, "SCRIPT", hurried(tmp_path, LISTENERS_FIRST_S=1000.0))
+    attempt.launch("sh", "-c", "read line < fifo; exit 5", cwd=fifo(attempt.folder)).told(keeping.Started)
+    attempt.keeper.close()
+    open_fifo(attempt.folder)
+
+    until(lambda: keeping.end_records(attempt.folder).tree_end, "the end record")
+    assert 5 == keeping.end_records(attempt.folder).launcher.code
+
+
 def test_the_next_supervisor_adopts_the_job_with_its_history(attempt):
     """It hears the beginning that it missed, and then the end."""
     killed_supervisor(attempt)
