@@ -2,6 +2,7 @@
 
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -45,7 +46,15 @@ def test_a_few_random_moments(tmp_path, seed, undisturbed):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(100, 195))
-def test_many_random_moments(tmp_path, seed, undisturbed):
-    """A hundred together with those above."""
-    killed_at_random(tmp_path, seed, undisturbed)
+@pytest.mark.timeout(2400)
+def test_many_random_moments(tmp_path, undisturbed):
+    """A hundred together with those above, a few at a time: they mostly wait."""
+
+    def one(seed):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        killed_at_random(folder, seed, undisturbed)
+
+    with ThreadPoolExecutor(4) as several:
+        for done in [several.submit(one, seed) for seed in range(100, 195)]:
+            done.result()

@@ -28,21 +28,38 @@ def possible(words):
     return shutil.which(words[0]) and subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.long
-@pytest.mark.timeout(2400)
-@pytest.mark.parametrize("name", SURROUNDINGS)
-def test_the_fault_suite_passes_in(name):
-    """Each test of it, with every guardian in these surroundings."""
-    words, names = SURROUNDINGS[name]
-    if words and not possible(words):
-        pytest.skip(f"{name}: not to be had here ({words[0]} refuses)")
+@pytest.fixture(scope="module")
+def suites(tmp_path_factory):
+    """The fault suite in each of the surroundings that can be had, all begun at once: they mostly wait."""
     here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(here / one) for one in SUITE)],
-        env=os.environ | names | {"GUARDIAN_TEST_WRAPPER": json.dumps(words)},
-        cwd=here.parent.parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert 0 == done.returncode, done.stdout[-8000:] + done.stderr[-2000:]
+    begun = {}
+    for name, (words, names) in SURROUNDINGS.items():
+        if words and not possible(words):
+            continue
+        base = tmp_path_factory.mktemp(name.replace(" ", "-"))
+        with (base / "output").open("wb") as output:
+            begun[name] = base / "output", subprocess.Popen(
+                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(base / "tmp")]
+                + [str(here / one) for one in SUITE],
+                env=os.environ | names | {"GUARDIAN_TEST_WRAPPER": json.dumps(words)},
+                cwd=here.parent.parent, stdout=output, stderr=output,
+            )  # fmt: skip
+    yield begun
+    for _, process in begun.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_the_fault_suite_passes_in(name, suites):
+    """Each test of it, with every guardian in these surroundings."""
+    if name not in suites:
+        pytest.skip(f"{name}: not to be had here ({SURROUNDINGS[name][0][0]} refuses)")
+    output, process = suites[name]
+
+    assert 0 == process.wait(), output.read_text("utf-8", "replace")[-8000:]
 
 
 @pytest.fixture

@@ -76,9 +76,9 @@ def test_without_a_ballast_the_same_job_dies(tmp_path):
 
 
 def counting(folder):
-    """A run whose job counts for half a minute."""
+    """A run whose job counts for half a minute, in silence: the limit below holds for what is shown as well."""
     (folder / "policy.toml").write_text("[disk]\nminimum_free_mib = 1\nballast_mib = 1\n[budget]\nbackoff_s = [0]\n")
-    job = (sys.executable, str(COUNTING), "--state", "count", "--upto", "300", "--every-s", "0.1")
+    job = (sys.executable, str(COUNTING), "--state", "count", "--upto", "300", "--every-s", "0.1", "--quiet")
     return Guarded(folder, *job, options=("--policy", "policy.toml")).start()
 
 
@@ -119,7 +119,7 @@ def test_who_insists_on_an_end_that_cannot_be_written_down_gets_one_of_guardian_
         job = guarded.story().attempt.job
         for number in (1, 2, 3):
             guarded.process.send_signal(signal.SIGINT)
-            guarded.until(f"{number} are heard", lambda _, n=number: guarded.shown().count("ctrl-c:") >= n or n == 3)
+            guarded.until(f"{number} are heard", lambda _, n=number: guarded.shown().count("Ctrl-C:") >= n or n == 3)
         assert 3 == guarded.wait()
         assert "is left alone; make room, then guardian stop r1" in guarded.shown()
         assert processes.alive(processes.Identity(job.pid, job.ticks))

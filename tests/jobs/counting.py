@@ -19,12 +19,14 @@ def main():
     options.add_argument("--upto", type=int, required=True)
     options.add_argument("--die-at", type=int, action="append", default=[])
     options.add_argument("--every-s", type=float, default=0.05)
+    options.add_argument("--quiet", action="store_true")
     chosen = options.parse_args()
     claim(chosen.state.with_suffix(f".{os.getpid()}.alive"), chosen.state)
     at = int(chosen.state.read_text()) if chosen.state.exists() else 0
     while at < chosen.upto:
         at += 1
-        print(f"{at}/{chosen.upto}", flush=True)
+        if not chosen.quiet:
+            print(f"{at}/{chosen.upto}", flush=True)
         time.sleep(chosen.every_s)
         half = chosen.state.with_suffix(".half")
         half.write_text(str(at))
