@@ -190,6 +190,16 @@ def main():
     register_optimizer_step_pre_hook(note)
     for plan in json.loads(PLAN.read_text()):
         train(plan)
+    part()
+
+
+def part():
+    """Leave the group together: a rank that exits while gloo still talks to it can abort, companion or not."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

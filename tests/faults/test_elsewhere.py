@@ -62,12 +62,12 @@ def test_the_fault_suite_passes_in(name, suites):
     assert 0 == process.wait(), output.read_text("utf-8", "replace")[-8000:]
 
 
-@pytest.fixture
-def first_process(tmp_path, monkeypatch):
-    """A run whose guardian is PID 1 of a pid namespace, as in a container."""
+@pytest.fixture(params=[12])
+def first_process(tmp_path, monkeypatch, request):
+    """A run of so many steps whose guardian is PID 1 of a pid namespace, as in a container."""
     if not possible(PID_1):
         pytest.skip("pid namespaces are not to be had here")
-    guarded = Guarded(tmp_path, *TINY, "--output_dir", "out", "--max_steps", "12", "--save_steps", "3")
+    guarded = Guarded(tmp_path, *TINY, "--output_dir", "out", "--max_steps", str(request.param), "--save_steps", "3")
     monkeypatch.setattr("tests.faults.harness.WRAPPER", list(PID_1))
     guarded.start()
     monkeypatch.setattr("tests.faults.harness.WRAPPER", [])
@@ -104,6 +104,7 @@ def test_as_pid_1_a_killed_trainer_is_resumed(first_process):
     assert "proved" == report["certificate"]["verdict"]
 
 
+@pytest.mark.parametrize("first_process", [600], indirect=True)
 def test_as_pid_1_it_hears_sigterm_and_saves(first_process):
     """`docker stop` sends TERM to PID 1, which has no default action for it."""
     first_process.until_step(2, attempt=1)
