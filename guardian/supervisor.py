@@ -483,11 +483,13 @@ class Supervisor:
 
         announced = frozenset(path for a in self.run.attempts for path in a.announced)
         since = checkpoints.first_write(self._attempt_folder(1) / wire.LAUNCH)
+        pinned: tuple[ev.Checkpoint, ...] = ()
         try:
+            pinned = checkpoints.scan(str(self._folder / pins.FOLDER))
             found = [c for f in self._output_dirs() for c in checkpoints.scan(f, since=since, announced=announced)]
-            pinned = list(checkpoints.scan(str(self._folder / pins.FOLDER)))
         except OSError as error:
-            return self._known(), f"the checkpoint folder cannot be read: {error.strerror}"
+            why = f"the checkpoint folder cannot be read: {error.strerror}"
+            return tuple(sorted([*pinned, *self._known()], key=lambda c: c.step)), why
         return tuple(sorted([*found, *pinned], key=lambda c: c.step)), None
 
     def _known(self) -> tuple[ev.Checkpoint, ...]:

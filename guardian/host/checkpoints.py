@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from guardian.core import checkpoints as judging
 from guardian.core.checkpoints import FileFact, FolderFacts
+from guardian.core.events import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from watchdog.events import FileSystemEvent
     from watchdog.observers.api import BaseObserver
-
-    from guardian.core.events import Checkpoint
 
 STATE_MAX = 64 * 1024 * 1024
 """trainer_state.json grows with the log history; beyond this it is not read."""
@@ -41,8 +40,16 @@ def scan(folder: str, *, since: float | None = None, announced: frozenset[str] =
         match = judging.NAME.fullmatch(name)
         path = os.path.join(folder, name)
         if match and os.path.isdir(path) and (path in announced or _written_since(path, since)):
-            found.append(judging.judge(look(path, int(match[1]))))
+            found.append(_judged(path, int(match[1])))
     return tuple(sorted(found, key=lambda c: c.step))
+
+
+def _judged(path: str, step: int) -> Checkpoint:
+    """One that cannot be looked into is passed over; the others count all the same."""
+    try:
+        return judging.judge(look(path, step))
+    except OSError as error:
+        return Checkpoint(path, step, complete=False, why=f"{error.filename or path}: {error.strerror}")
 
 
 def first_write(mark: Path) -> float | None:
@@ -68,10 +75,12 @@ def versions(folder: str) -> tuple[str, ...]:
 def _written_since(path: str, since: float | None) -> bool:
     if since is None:
         return True
-    try:
-        return os.stat(os.path.join(path, judging.STATE)).st_mtime >= since
-    except FileNotFoundError:
-        return os.stat(path).st_mtime >= since
+    for newest in (os.path.join(path, judging.STATE), path):
+        try:
+            return os.stat(newest).st_mtime >= since
+        except FileNotFoundError:
+            continue
+    return False  # it was rotated away while it was looked at
 
 
 def look(path: str, step: int) -> FolderFacts:

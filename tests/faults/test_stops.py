@@ -29,6 +29,7 @@ TRIES = 3
 """The machine may be busy with something else: the best of three counts."""
 WORDED = (sys.executable, str(JOBS / "worded.py"))
 FOR_EVER = 3600
+AT_ONCE = "[budget]\nbackoff_s = [0]"
 
 
 @pytest.fixture
@@ -344,13 +345,15 @@ def test_a_checkpoint_that_was_removed_meanwhile_is_not_resumed_from(trainer_lik
     assert 5 == guarded.story().attempts[1].plan.resume_step
 
 
-def test_what_cannot_be_looked_at_costs_no_checkpoint_that_is_known(trainer_like):
-    """A link that leads nowhere in a later checkpoint is no reason to begin again."""
-    guarded = trainer_like(WORDS_1="save:5 kill", WORDS_2="save:6 link:out/checkpoint-6/gone kill", WORDS_3="bar:9/9")
+@pytest.mark.parametrize("trouble", ["save:6 link:out/checkpoint-6/gone", "loop:out"], ids=["a part", "the folder"])
+def test_what_cannot_be_looked_at_costs_no_checkpoint_that_is_known(trouble, trainer_like):
+    """A link that leads nowhere in a later checkpoint, or a folder that does not open, is no reason to begin again."""
+    guarded = trainer_like(WORDS_1="save:5 kill", WORDS_2=f"{trouble} kill", WORDS_3="bar:9/9", policy=AT_ONCE)
 
     assert 0 == guarded.wait(), guarded.shown()[-4000:]
 
     assert [None, 5, 5] == [attempt.plan.resume_step for attempt in guarded.story().attempts]
+    assert "none" != guarded.events(ev.Pinned)[-1].how
 
 
 # --- guardian itself is gone -------------------------------------------------------------------------------------

@@ -24,6 +24,17 @@ def test_a_whole_checkpoint_is_complete(tmp_path):
     assert (10, True, None) == (only(tmp_path).step, only(tmp_path).complete, only(tmp_path).why)
 
 
+def test_a_checkpoint_that_cannot_be_looked_into_hides_no_other(tmp_path):
+    """It is passed over with the reason."""
+    checkpoint(tmp_path, 10)
+    (checkpoint(tmp_path, 20) / "weights").symlink_to("/nowhere")
+
+    first, second = checkpoints.scan(str(tmp_path))
+
+    assert (True, False) == (first.complete, second.complete)
+    assert f"{tmp_path}/checkpoint-20/weights: No such file or directory" == second.why
+
+
 @pytest.mark.parametrize("name", ["trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt"])
 def test_a_missing_file_makes_it_incomplete(tmp_path, name):
     """Without the optimizer transformers resumes and silently resets Adam: that is not a resume."""

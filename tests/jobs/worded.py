@@ -66,6 +66,12 @@ def link(name):
     os.symlink("/nowhere", name)
 
 
+def loop(name):
+    """Where a folder was there is a link to itself: nobody can look into it any more."""
+    os.rename(name, f"{name}-away")
+    os.symlink(name, name)
+
+
 def kill(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -84,6 +90,7 @@ ACTS = {
     "save": save,
     "fifo": os.mkfifo,
     "link": link,
+    "loop": loop,
     "kill": kill,
     "exit": leave,
 }
