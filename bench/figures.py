@@ -46,6 +46,27 @@ def compared(rows: list[Samples], unit: str, ours: str) -> list[str]:
     return lines
 
 
+def verdicts(rows: list[Samples], ours: str, wanted: dict[str, float]) -> list[str]:
+    """What was wanted of each, and whether it is so."""
+    base = next(row.median for row in rows if row.name == ours)
+    lines = [""]
+    for row in (row for row in rows if row.name in wanted):
+        limit = wanted[row.name]
+        is_so = said(base <= row.median * limit)
+        lines.append(f"* wanted: at most {share(limit)} of {row.name}; it is {share(base / row.median)}: **{is_so}**")
+    return lines
+
+
+def said(is_so: bool) -> str:  # noqa: FBT001 - the truth of what was wanted, and nothing else
+    """Whether a wish came true."""
+    return "reached" if is_so else "missed"
+
+
+def share(ratio: float) -> str:
+    """A ratio as a part, or as a multiple."""
+    return f"{ratio:.2g} times" if ratio > 1 else f"1/{1 / ratio:.3g}"
+
+
 def part(ours: float, theirs: float) -> str:
     """A ratio as one reads it."""
     return f"1/{theirs / ours:.1f} of it" if ours <= theirs else f"{ours / theirs:.1f} times it"

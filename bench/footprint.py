@@ -24,6 +24,9 @@ class Footprint:
     processes: int
 
 
+NOTHING = Footprint(0.0, 0.0, 0.0, 0)
+
+
 def supervising(root: int, job: int) -> tuple[int, ...]:
     """The supervisor and all that it started, without the job and what the job started."""
     below: dict[int, list[int]] = {}

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import contestants as who
@@ -26,7 +27,17 @@ LIFE_S = 6.0
 DEATHS = 4
 PATIENCE_S = 300.0
 HELPS = 40
+FIRST_LOOK_MIN = 0.25
 LOOKS_MIN = (1.0, 5.0)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one contestant's processes took up to a moment."""
+
+    name: str
+    after_s: float
+    sum: footprint.Footprint
 
 
 def restart(folder: Path, runs: int) -> list[str]:
@@ -44,18 +55,23 @@ def restart(folder: Path, runs: int) -> list[str]:
             took[one.name] += gaps(notes)
             progress(f"restart {turn + 1}/{runs}", one.name, took[one.name][-DEATHS:])
     rows = [figures.Samples(name, tuple(values)) for name, values in took.items()]
+    sync_ms = figures.Samples("sync", tuple(syncs)).median
     floor = (
-        f"One durable append took {sorted(syncs)[len(syncs) // 2]:.1f} ms here (median); guardian makes one at least."
+        f"A durable append to this disk took {sync_ms:.1f} ms meanwhile; guardian waits for one before it starts a job."
     )
-    return [*figures.compared(rows, "ms", who.GUARDIAN), "", floor]
+    wanted = dict.fromkeys((one.name for one in field[2:]), 1 / 15)
+    return [*figures.compared(rows, "ms", who.GUARDIAN), *figures.verdicts(rows, who.GUARDIAN, wanted), "", floor]
 
 
 def gaps(notes: Path) -> list[float]:
     """Milliseconds from each death to the next beginning."""
     told = [(what, int(at)) for what, at in (line.split() for line in notes.read_text("ascii").splitlines())]
-    return [
+    found = [
         (at - died) / 1e6 for (was, died), (what, at) in itertools.pairwise(told) if (was, what) == ("died", "began")
     ]
+    if len(found) != DEATHS:
+        raise SystemExit(f"{notes.name}: {len(found)} of {DEATHS} deaths were followed by a start")
+    return found
 
 
 def start(folder: Path, runs: int) -> list[str]:
@@ -72,7 +88,8 @@ def start(folder: Path, runs: int) -> list[str]:
                 took[one.name].append((int(notes.read_text("ascii").split()[1]) - begun) / 1e6)
                 progress(f"start {turn + 1}/{runs}", one.name, took[one.name][-1:])
     rows = [figures.Samples(name, tuple(values)) for name, values in took.items()]
-    return figures.compared(rows, "ms", who.GUARDIAN)
+    wanted = dict.fromkeys((one.name for one in field[3:]), 1 / 20)
+    return [*figures.compared(rows, "ms", who.GUARDIAN), *figures.verdicts(rows, who.GUARDIAN, wanted)]
 
 
 def helped(folder: Path, runs: int) -> list[str]:
@@ -89,44 +106,61 @@ def helped(folder: Path, runs: int) -> list[str]:
             if turn >= 0:
                 took[name].append((time.monotonic_ns() - begun) / 1e6)
     rows = [figures.Samples(name, tuple(values)) for name, values in took.items()]
-    return figures.compared(rows, "ms", "guardian --help")
+    median = rows[0].median
+    wanted = f"* wanted: under 200 ms; it is {median:.0f} ms: **{figures.said(median < 200)}**"
+    return [*figures.compared(rows, "ms", "guardian --help"), "", wanted]
 
 
 def watch(folder: Path, minutes: float) -> list[str]:
     """Memory and CPU time of those who supervise a talking job, both at once."""
     field = (who.guardian(folder), who.TORCHRUN)
-    seconds = 60 * minutes + 30
     places = {one.name: folder / f"watch-{number}" for number, one in enumerate(field)}
     for place in places.values():
         place.mkdir()
-    living = {one.name: who.start(one.over(who.ranks(places[one.name], seconds)), folder) for one in field}
+    job_s = 60 * minutes + 30
+    living = {one.name: who.start(one.over(who.ranks(places[one.name], job_s)), folder) for one in field}
     try:
+        seen = [Look(name, 0.0, footprint.NOTHING) for name in living]
         jobs = {name: job_pid(place) for name, place in places.items()}
-        lines = [
-            "| after | who | processes | PSS, MiB | private, MiB | CPU, s | CPU since the line before, % of a core |",
-            "|---:|---|---:|---:|---:|---:|---:|",
-        ]
-        begun, last = time.monotonic(), dict.fromkeys(living, (0.0, 0.0))
-        totals: dict[str, footprint.Footprint] = {}
-        for moment in (0.25, *(m for m in LOOKS_MIN if m < minutes), minutes):
+        begun = time.monotonic()
+        for moment in (FIRST_LOOK_MIN, *(m for m in LOOKS_MIN if m < minutes), minutes):
             time.sleep(max(0.0, begun + 60 * moment - time.monotonic()))
             for name, process in living.items():
                 if process.poll() is not None:
                     raise SystemExit(f"{name} ended after {moment} min with exit code {process.returncode}")
-                now, seen = time.monotonic() - begun, footprint.look(process.pid, jobs[name])
-                share = 100 * (seen.cpu_s - last[name][1]) / (now - last[name][0])
-                row = f"{seen.processes} | {seen.pss_mib:.1f} | {seen.private_mib:.1f} | {seen.cpu_s:.2f} | {share:.2f}"
-                lines.append(f"| {now / 60:.2f} min | {name} | {row} |")
-                print(lines[-1], flush=True)
-                last[name], totals[name] = (now, seen.cpu_s), seen
-        ours, theirs = totals[who.GUARDIAN].pss_mib, totals[who.TORCHRUN.name].pss_mib
-        lines += ["", f"At the end {who.GUARDIAN}'s PSS is {figures.part(ours, theirs)}."]
-        return lines
+                seen.append(Look(name, time.monotonic() - begun, footprint.look(process.pid, jobs[name])))
+                progress("watch", name, [moment, seen[-1].sum.pss_mib, seen[-1].sum.cpu_s])
     finally:
         for process in living.values():
-            process.terminate()
-        for process in living.values():
-            who.finish(process, PATIENCE_S)
+            who.finish(process, PATIENCE_S)  # the job ends by itself
+    return looked(seen)
+
+
+def looked(seen: list[Look]) -> list[str]:
+    """The looks as a table, the CPU time of each since the one before, and what was wanted."""
+    lines = [
+        "| after | who | processes | PSS, MiB | private, MiB | CPU, s | CPU since the line before, % of a core |",
+        "|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    last: dict[str, Look] = {}
+    busiest = 0.0
+    for one in seen:
+        if before := last.get(one.name):
+            share = 100 * (one.sum.cpu_s - before.sum.cpu_s) / (one.after_s - before.after_s)
+            sizes = f"{one.sum.processes} | {one.sum.pss_mib:.1f} | {one.sum.private_mib:.1f}"
+            lines.append(f"| {one.after_s / 60:.2f} min | {one.name} | {sizes} | {one.sum.cpu_s:.2f} | {share:.2f} |")
+            if one.name == who.GUARDIAN and one.after_s > 60 * FIRST_LOOK_MIN + 1:
+                busiest = max(busiest, share)
+        last[one.name] = one
+    pss = {name: one.sum.pss_mib for name, one in last.items()}
+    ours = pss[who.GUARDIAN]
+    rows = [figures.Samples(name, (value,)) for name, value in pss.items()]
+    return [
+        *lines,
+        *figures.verdicts(rows, who.GUARDIAN, {who.TORCHRUN.name: 1 / 4}),
+        f"* wanted: under 60 MiB in all; it is {ours:.1f}: **{figures.said(ours < 60)}**",
+        f"* wanted: under 1 % of a core, started; it is at most {busiest:.2f} %: **{figures.said(busiest < 1)}**",
+    ]
 
 
 def job_pid(place: Path) -> int:
