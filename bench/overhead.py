@@ -102,7 +102,7 @@ def helped(folder: Path, runs: int) -> list[str]:
     for turn in range(-1, max(runs, HELPS)):
         for name, command in commands.items():
             begun = time.monotonic_ns()
-            # Without a timeout: with one, Popen.wait polls in steps that double, and all that ends within 32 ms takes 32.
+            # Without a timeout: with one, Popen.wait polls in doubling steps, and what ends within 32 ms takes 32.
             who.start(command, folder).wait()
             if turn >= 0:
                 took[name].append((time.monotonic_ns() - begun) / 1e6)
