@@ -71,6 +71,10 @@ class Cause:
     advice: str | None = None
     blind: tuple[str, ...] = ()
     """What could not be seen, and would have mattered."""
+    facts: tuple[tuple[str, float | str], ...] = ()
+    """What was known when it was judged, the rule's captures included; the ladder stands on it."""
+    symptoms: tuple[str, ...] = ()
+    """Classes that were seen too and that this cause explains."""
 
 
 # --- the run -----------------------------------------------------------------------------------------------
@@ -172,6 +176,20 @@ class Planned:
     reason: str
     passed_over: tuple[tuple[str, str], ...] = ()
     """Checkpoints that were not resumed from: (path, reason)."""
+    settings: tuple[tuple[str, bool | int | float | str], ...] = ()
+    """Knobs whose value guardian has changed, all attempts up to this one together (job.KNOBS)."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Variables of the environment that guardian has changed as a remedy, all attempts together; part of `env`."""
+    limits: tuple[tuple[str, str], ...] = ()
+    """Resource limits to raise before the job starts, e.g. ("nofile", "hard")."""
+    overlays: tuple[tuple[str, str], ...] = ()
+    """Changed copies of configuration files: (file name in the attempt's folder overlays/, content)."""
+    rule: str | None = None
+    """The rule whose ladder led here; None: no rule did."""
+    rung: int | None = None
+    """Which rung of that ladder, from 0."""
+    skipped: tuple[str, ...] = ()
+    """Rungs that were passed by, each with its reason, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +285,8 @@ class StopBegun:
     why: str
     pids: tuple[int, ...]
     """The living processes of the tree at that moment."""
+    rule: str | None = None
+    """The rule whose suspicion was confirmed; None: the stop was asked for, or the launcher fell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +323,8 @@ class Ended:
     blind: tuple[str, ...] = ()
     rebooted: bool = False
     """The machine was started anew while the attempt lived."""
+    facts: tuple[tuple[str, float], ...] = ()
+    """What the host measured over the attempt (core/facts.py names them)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +373,20 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspected:
+    """A rule that need not wait for the job's end has become true; it acts if the job does not go on."""
+
+    attempt: int
+    rule: str
+    title: str
+    confirm: str
+    """`line`: at once; `stall`: when no optimizer step completes for a while."""
+    settle_s: float | None
+    """The shortest while; None: the policy's."""
+    line: Line
+
+
+@dataclass(frozen=True, slots=True)
 class Positions:
     """How far job.log has been read and judged."""
 
@@ -381,6 +417,14 @@ class Hello:
     resumed_from: str | None
     versions: tuple[tuple[str, str], ...]
     wall: float
+    device: str | None = None
+    """What the model is on: `cpu`, `cuda`, ..."""
+    workers: int | None = None
+    """Data loader processes of this rank, as the loader has them."""
+    prefetch: int | None = None
+    pin_memory: bool | None = None
+    eval_batch: int | None = None
+    gradient_checkpointing: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +448,43 @@ class ExceptionLeft:
     step: int
     type: str
     text: str
+    phase: str | None = None
+    """Where it happened: `train`, `optimizer`, `eval` or `save`."""
+    rows: int | None = None
+    """Of the micro-batch that was in forward or backward."""
+    longest: int | None = None
+    """Tokens of that micro-batch's longest row."""
+    rescued: str | None = None
+    """The checkpoint of the last finished step, which the companion saved before the exception went on."""
+    not_rescued: str | None = None
+    """Why none was saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class LongestSeen:
+    """A micro-batch is about to enter forward whose longest row is the longest so far. Not journalled."""
+
+    attempt: int
+    rank: int
+    step: int
+    """The optimizer step that is at work (global step + 1)."""
+    rows: int
+    longest: int
+    """Tokens of its longest row."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateSet:
+    """The companion set the learning rate (absolute), or found nothing to set. Not journalled."""
+
+    attempt: int
+    rank: int
+    step: int
+    before: float
+    """Of the first parameter group, before and after."""
+    after: float
+    error: str | None = None
+    """Why it could not be set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,10 +565,13 @@ class Acknowledged:
 Journalled = (
     RunCreated | SupervisorStarted | StopRequested | TerminalLost | SourceLost | Noted | ClockSet | RunFinished
     | Planned | Pinned | Launched | LaunchUndone | JobStarted | RankFound | StartFailed | LauncherExited | TreeEnded
-    | KeeperLost | StopBegun | SaveAsked | Signalled | Ended | Diagnosed | CheckpointSeen | Hit | Positions | Hello
+    | KeeperLost | StopBegun | SaveAsked | Signalled | Ended | Diagnosed | CheckpointSeen | Hit | Suspected | Positions
+    | Hello
     | TrainingEnded | ExceptionLeft
 )  # fmt: skip
-Observed = StepDone | LossSeen | Logged | PhaseChanged | TreeSeen | Saved | Acknowledged
+Observed = (
+    StepDone | LossSeen | Logged | LongestSeen | RateSet | PhaseChanged | TreeSeen | Saved | Acknowledged
+)  # fmt: skip
 Event = Journalled | Observed
 
 

@@ -19,16 +19,28 @@ KNOBS = (
     "accumulation",
     "world_size",
     "workers",
+    "prefetch",
+    "pin_memory",
     "learning_rate",
     "warmup_ratio",
     "dtype",
     "max_length",
     "eval_batch",
+    "gradient_checkpointing",
     "save_steps",
     "output_dir",
     "resume_from",
     "deepspeed",
 )
+
+SETTABLE = frozenset({
+    "device_batch", "accumulation", "workers", "prefetch", "pin_memory", "eval_batch", "gradient_checkpointing",
+    "learning_rate", "warmup_ratio", "max_length", "dtype", "save_total_limit", "ddp_find_unused_parameters",
+    "ddp_timeout",
+})  # fmt: skip
+"""Knobs that a remedy may change; an adapter writes those that its framework has."""
+PRESERVING = SETTABLE - {"learning_rate", "warmup_ratio", "max_length", "dtype"}
+"""Those that leave the experiment what it is, as long as the effective batch is held."""
 
 
 @dataclass(frozen=True, slots=True)

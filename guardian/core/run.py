@@ -137,6 +137,14 @@ class Attempt:
     phase: str | None = None
     acknowledged: tuple[ev.Acknowledged, ...] = ()
     hits: tuple[ev.Hit, ...] = ()
+    suspected: tuple[tuple[float, ev.Suspected], ...] = ()
+    """What may have to be acted on before the job ends: (wall, suspicion)."""
+    longest: tuple[ev.LongestSeen, ...] = ()
+    """Of each rank, the longest row that entered forward."""
+    rates_set: tuple[ev.RateSet, ...] = ()
+    """What each rank's companion did to the learning rate."""
+    step_wall: float | None = None
+    """When an optimizer step was last seen to complete."""
     exceptions: tuple[ev.ExceptionLeft, ...] = ()
     training_ends: tuple[ev.TrainingEnded, ...] = ()
     launcher: ev.LauncherExited | None = None
@@ -243,6 +251,9 @@ def as_journalled(run: Run) -> Run:
             phase=None,
             acknowledged=(),
             announced=frozenset(),
+            longest=(),
+            rates_set=(),
+            step_wall=None,
             alive=frozenset(one.stop.pids) if one.stop else frozenset(),
         )
         for one in run.attempts
@@ -352,6 +363,8 @@ def _hello(attempt: Attempt, event: ev.Hello, _: float) -> Attempt:
 
 def _step_done(attempt: Attempt, event: ev.StepDone, _: float) -> Attempt:
     rank_steps = _raise_rank(attempt.rank_steps, event.rank, event.step)
+    if rank_steps != attempt.rank_steps:
+        attempt = replace(attempt, step_wall=max(attempt.step_wall or 0.0, event.wall))
     part = _partial(attempt, event.step)
     if part is None or any(d.rank == event.rank for d in part.done):
         return attempt if rank_steps == attempt.rank_steps else replace(attempt, rank_steps=rank_steps)
@@ -383,6 +396,20 @@ def _hit(attempt: Attempt, event: ev.Hit, _: float) -> Attempt:
     if any((h.rule, h.pattern, h.offset) == key for h in attempt.hits):
         return attempt
     return replace(attempt, hits=(*attempt.hits, event))
+
+
+def _suspected(attempt: Attempt, event: ev.Suspected, wall: float) -> Attempt:
+    if any(one.rule == event.rule and one.line == event.line for _, one in attempt.suspected):
+        return attempt
+    return replace(attempt, suspected=(*attempt.suspected, (wall, event)))
+
+
+def _longest_seen(attempt: Attempt, event: ev.LongestSeen, _: float) -> Attempt:
+    known = next((one for one in attempt.longest if one.rank == event.rank), None)
+    if known is not None and known.longest >= event.longest:
+        return attempt
+    others = tuple(one for one in attempt.longest if one.rank != event.rank)
+    return replace(attempt, longest=(*others, event))
 
 
 def _checkpoint_seen(attempt: Attempt, event: ev.CheckpointSeen, _: float) -> Attempt:
@@ -421,6 +448,9 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.Diagnosed: lambda a, e, _: replace(a, diagnosed=e),
     ev.CheckpointSeen: _checkpoint_seen,
     ev.Hit: _hit,
+    ev.Suspected: _suspected,
+    ev.LongestSeen: _longest_seen,
+    ev.RateSet: lambda a, e, _: a if e in a.rates_set else replace(a, rates_set=(*a.rates_set, e)),
     ev.Positions: lambda a, e, _: replace(a, positions=e),
     ev.Hello: _hello,
     ev.TrainingEnded: lambda a, e, _: a if e in a.training_ends else replace(a, training_ends=(*a.training_ends, e)),

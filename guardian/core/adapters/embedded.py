@@ -129,7 +129,7 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Em
         launcher="torchrun" if {"NPROC_PER_NODE", "NNODES"} & asked.keys() else "python",
         interpreter=head[0] if head and head[0] != VERB else None,
         argv=argv,
-        knobs=tuple((name, values[name]) for name in KNOBS),
+        knobs=tuple((name, values.get(name)) for name in KNOBS),
         implicit=tuple(name for name in KNOBS if name in implicit),
         effective_batch=effective_batch(values["device_batch"], values["accumulation"], values["world_size"]),
         findings=tuple(findings),
