@@ -346,8 +346,13 @@ class Checkpoint:
     path: str
     step: int
     complete: bool
+    """It may be resumed from."""
     why: str | None = None
-    """What is missing."""
+    """Why it may not be."""
+    verdict: str = ""
+    """`sound`, `damaged`, `poisoned`, `incompatible` or `unknown` (core/checkpoints.py); "": nobody looked."""
+    first_bad_step: int | None = None
+    """Of a poisoned one."""
 
 
 @dataclass(frozen=True, slots=True)
