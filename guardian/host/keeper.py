@@ -3,7 +3,8 @@
 A script, started by keeping.py as `python -I -S keeper.py`, that imports nothing of guardian and little of the library:
 it must be there in milliseconds and stay small for days. It waits for one JSON line on its standard input, the
 specification: "socket" (an abstract address without its NUL), "dir" (the attempt's folder), "argv", "env", "cwd",
-"joblog" (a name in that folder). Bytes that are not UTF-8 come as surrogates. No line, no job: it leaves silently.
+"joblog" (a name in that folder), "limits" ({"nofile": "hard"} raises that soft limit as far as it goes). Bytes that are
+not UTF-8 come as surrogates. No line, no job: it leaves silently.
 
 Then, in this order: hold the socket (that is the attempt's lock: the kernel releases it however we go), open the job's
 log, start the job, reap every process of its tree, tell each event to whoever is connected and to whoever connects
@@ -289,6 +290,7 @@ def launch(spec: dict[str, object], folder: bytes) -> int:
     env = encoded_dict(spec["env"])
     log = open_log(os.path.join(folder, encoded(spec["joblog"])))
     renew_lease(folder)
+    raise_limits(spec.get("limits"))
     cwd = encoded(spec["cwd"])
     try:
         os.chdir(cwd)
@@ -308,6 +310,27 @@ def open_log(path: bytes) -> int:
         return os.open(path, flags, 0o600)
     except (OSError, ValueError) as error:
         raise start_error(error, path, what="cannot be the job's log: ") from error
+
+
+def raise_limits(limits: object) -> None:
+    """Raise our own soft limits, which the job inherits; one that cannot be raised is the job's to meet.
+
+    "hard" is as far as anyone may go without privileges. We live on with it: the next attempt has its own keeper.
+    """
+    if not limits or not isinstance(limits, dict):
+        return
+    import resource  # noqa: PLC0415 - few launches need it, and every keeper keeps what it has loaded
+
+    for name, value in limits.items():
+        if value != "hard":
+            raise StartError(f"cannot be a limit of {name}: only hard is known", file=encoded(value))
+        number = getattr(resource, "RLIMIT_" + name.upper(), None)
+        if number is None:
+            raise StartError("is no limit that is known here", file=encoded(name))
+        try:  # noqa: SIM105 - contextlib is one more module to load
+            resource.setrlimit(number, (resource.getrlimit(number)[1],) * 2)
+        except (OSError, ValueError):
+            pass  # the hard limit itself is beyond what the kernel now allows (fs.nr_open was lowered)
 
 
 def spawn(argv: list[bytes], env: dict[bytes, bytes], log: int) -> int:

@@ -109,6 +109,8 @@ class Launch:
     env: Mapping[str, str]
     """The whole environment of the job, mark and all."""
     cwd: Path
+    limits: tuple[tuple[str, str], ...] = ()
+    """Soft resource limits to raise first: ("nofile", "hard") and the like (RLIMIT_* by its name in small letters)."""
 
     def line(self) -> bytes:
         """The specification as the keeper reads it, the same whatever our locale makes of foreign bytes."""
@@ -119,6 +121,7 @@ class Launch:
             "env": {portable(name): portable(value) for name, value in self.env.items()},
             "cwd": portable(str(self.cwd.absolute())),
             "joblog": wire.JOB_LOG,
+            "limits": dict(self.limits),
         }
         return json.dumps(spec).encode() + b"\n"
 

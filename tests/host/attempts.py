@@ -40,10 +40,10 @@ class Attempt:
     def mark(self) -> str:
         return wire.mark(self.run, self.number)
 
-    def launch(self, *argv: str, env=None, cwd=None, standby=None) -> Attempt:
+    def launch(self, *argv: str, env=None, cwd=None, standby=None, limits=()) -> Attempt:
         """Start the job; `env` is added to a minimal one."""
         whole = {"PATH": os.defpath, wire.ENV_MARK: self.mark, **(env or {})}
-        job = keeping.Launch(self.run, self.number, self.folder, argv, whole, cwd or self.folder)
+        job = keeping.Launch(self.run, self.number, self.folder, argv, whole, cwd or self.folder, limits)
         self.keeper = (standby or keeping.Standby()).launch(job)
         self.keeper.listen(self._hear)
         return self

@@ -195,6 +195,27 @@ def test_no_byte_of_a_command_line_is_lost_on_the_way(argv, value):
     assert 1 == job.line().count(b"\n")
 
 
+def test_a_limit_is_raised_as_far_as_it_goes_before_the_job_starts(attempt):
+    """Running out of open files is met without a privilege: the job's soft limit is its hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    code = "import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, soft), hard))
+    try:
+        attempt.launch(sys.executable, "-I", "-S", "-c", code, limits=(("nofile", "hard"),)).told(keeping.TreeEnd)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert f"{hard} {hard}\n" == attempt.log
+
+
+def test_a_limit_that_nobody_asked_for_stays(attempt):
+    """The job runs under the limits that its caller has."""
+    code = "import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    attempt.launch(sys.executable, "-I", "-S", "-c", code).told(keeping.TreeEnd)
+
+    assert "{} {}\n".format(*resource.getrlimit(resource.RLIMIT_NOFILE)) == attempt.log
+
+
 def test_the_program_is_found_on_the_path_of_the_job(attempt, tmp_path):
     """Not on ours: the user's environment decides which torchrun runs."""
     program = tmp_path / "bin" / "train"
@@ -250,6 +271,11 @@ def test_a_missing_interpreter_is_told_from_a_missing_script(attempt):
     assert "./train.py: its interpreter was not found: #!/venv/that/moved/bin/python -u" == refusal(
         attempt, "./train.py"
     )
+
+
+def test_a_limit_that_does_not_exist_is_named(attempt):
+    """A remedy that cannot be carried out is no start that went well."""
+    assert "nofiles: is no limit that is known here" == refusal(attempt, "true", limits=(("nofiles", "hard"),))
 
 
 def test_a_missing_folder_to_run_in_is_named(attempt):
