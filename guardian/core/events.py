@@ -430,6 +430,8 @@ class Hello:
     pin_memory: bool | None = None
     eval_batch: int | None = None
     gradient_checkpointing: bool | None = None
+    armed: bool | None = None
+    """It prints its stacks when asked (core/wire.py, STACKS)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,6 +540,7 @@ class PhaseChanged:
     rank: int
     phase: str
     step: int
+    wall: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
