@@ -1,10 +1,11 @@
 """One guardian per run: a lock that the kernel releases when its holder is gone, however it went.
 
 The lock is an flock on `guardian.lock` in the run folder, and what stands in that file names the holder. Where an flock
-reaches (one boot of one machine, one pid namespace) it alone decides, at once. Beyond, on a network file system, it may
-not be seen, or there may be none at all: there the signature counts as long as it is renewed, and so does the lease of
-the run's keeper, whose job lives on without a guardian. Both must have stood still for two minutes of our own monotonic
-clock before the run is taken over; that wait is shown, and Ctrl-C ends it.
+reaches (one boot of one machine, one pid and one network namespace) it alone decides, at once. Beyond, on a network
+file system, it may not be seen, or there may be none at all: there the signature counts as long as it is renewed, and
+so does the lease of the run's keeper, whose job lives on without a guardian. Both must have stood still for two minutes
+of our own monotonic clock before the run is taken over; that wait is shown, and Ctrl-C ends it. An earlier boot of this
+machine has left nobody alive: on a disk of its own, which no other machine writes, there is nothing to wait for.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ LOOK_S = 1.0
 SAY_S = 10.0
 SETTLE_S = 2.0
 """Where there are no locks: after signing, for another one who signs at the same moment."""
+LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"})
+"""File systems of one machine at a time; any other may be shared with another one: nfs, lustre, 9p, virtiofs, fuse."""
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 Say = Callable[[str], None]
@@ -52,13 +55,21 @@ class Holder:
     """Inode of its pid namespace."""
     pid: int
     start_ticks: int | None
+    network_namespace: int | None = None
+    """Its inode; keepers and guardians of another one cannot be called. None: not told."""
 
     def __str__(self) -> str:
         return f"guardian pid {self.pid} on {self.host}"
 
     def within_sight(self, us: Holder) -> bool:
-        """Whether its locks and its processes are those that we see: the same boot, the same pids."""
-        return (self.host, self.boot, self.pid_namespace) == (us.host, us.boot, us.pid_namespace)
+        """Whether its locks, processes and sockets are those that we see: the same boot, pids and addresses."""
+        same = (self.host, self.boot, self.pid_namespace) == (us.host, us.boot, us.pid_namespace)
+        return same and self.network_namespace in {None, us.network_namespace}
+
+    def before_this_boot_of(self, us: Holder) -> bool:
+        """Whether it ran on our machine before that was started anew, as far as the names tell."""
+        known = machine.UNKNOWN_BOOT not in {self.boot, us.boot}
+        return known and self.host == us.host and self.boot != us.boot
 
     def alive(self) -> bool:
         """Whether it lives, as far as `within_sight`; another process of the same number is not it."""
@@ -133,7 +144,7 @@ def _take(fd: int, folder: Path, clock: Clock, say: Say) -> None:
     if before is not None and before.within_sight(us):
         if not locked and before.alive():
             raise HostError(f"run {folder.name} is in use by {before}")
-    elif before is not None:
+    elif before is not None and not (before.before_this_boot_of(us) and machine.file_system(fd) in LOCAL):
         _wait_still(fd, folder, before, clock, say)
     _sign(fd, us)
     if not locked:
@@ -209,6 +220,7 @@ def _us() -> Holder:
         pid_namespace=processes.namespace_inode("pid"),
         pid=os.getpid(),
         start_ticks=processes.start_ticks(os.getpid()),
+        network_namespace=processes.namespace_inode("net"),
     )
 
 
@@ -231,6 +243,7 @@ def _named(fd: int) -> Holder | None:
             pid_namespace=said["pid_namespace"],
             pid=int(said["pid"]),
             start_ticks=said["start_ticks"],
+            network_namespace=said.get("network_namespace"),
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None

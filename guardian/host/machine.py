@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from guardian.core.values import dataclass
@@ -88,6 +89,57 @@ def _below(root: str, mount_point: str, path: str) -> str:
     return mount_point + inside
 
 
+def facts(folder: Path) -> tuple[tuple[str, float], ...]:
+    """What can be measured of this host for the ladder of a rule (core/facts.py has the units); the rest is left out.
+
+    `folder` is the run's. What the job's cgroup allows is ours: it is in the same or below.
+    """
+    read = {
+        "shm_total_mib": _room(Path("/dev/shm")),  # noqa: S108 - its size, not a file in it
+        "shm_free_mib": free_mib(Path("/dev/shm")),  # noqa: S108 - as above
+        "disk_free_mib": free_mib(folder),
+        "host_memory_mib": _host_memory_mib(_text("/proc/meminfo")),
+        "memory_limit_mib": _first(_LIMITS, parse_bytes_mib),
+        "memory_peak_mib": _first(_PEAKS, parse_bytes_mib),
+        "open_files_limit": float(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+    }
+    return tuple((name, value) for name, value in read.items() if value is not None)
+
+
+_LIMITS = ("memory.max", "memory.limit_in_bytes")
+_PEAKS = ("memory.peak", "memory.max_usage_in_bytes")
+_NO_LIMIT_MIB = 1 << 40
+"""cgroup v1 writes a number near 2^63 where there is no limit."""
+
+
+def parse_bytes_mib(text: str) -> float | None:
+    """A count of bytes as cgroups write it, in MiB; None for "max", for a number that means none, and for no number."""
+    value = text.strip()
+    mib = int(value) / MIB if value.isdigit() else None
+    return None if mib is None or mib >= _NO_LIMIT_MIB else mib
+
+
+def _first(names: tuple[str, ...], parse: Callable[[str], float | None]) -> float | None:
+    """From the nearest memory cgroup's files of these names."""
+    counters = memory_files(_text("/proc/self/cgroup"), _text("/proc/self/mountinfo"))
+    values = (parse(_text(f"{Path(counter).parent}/{name}")) for counter in counters for name in names)
+    return next((value for value in values if value is not None), None)
+
+
+def _host_memory_mib(meminfo: str) -> float | None:
+    total = next((line.split()[1] for line in meminfo.splitlines() if line.startswith("MemTotal:")), "")
+    return int(total) / 1024 if total.isdigit() else None
+
+
+def _room(path: Path) -> float | None:
+    """The size of the file system of a path, in MiB."""
+    try:
+        room = os.statvfs(path)
+    except OSError:
+        return None
+    return room.f_blocks * room.f_frsize / MIB
+
+
 @functools.cache
 def boot_id() -> str:
     """The kernel's name for this boot; what was recorded under another one is gone."""
@@ -97,6 +149,24 @@ def boot_id() -> str:
 def node() -> str:
     """The name of this machine."""
     return os.uname().nodename
+
+
+def file_system(fd: int) -> str | None:
+    """The kind of file system that an open file lies on ("ext4", "nfs4", ...); None where the kernel does not tell."""
+    for line in _text(f"/proc/self/fdinfo/{fd}").splitlines():
+        name, _, mount = line.partition(":")
+        if name == "mnt_id":
+            return mounted(_text("/proc/self/mountinfo"), mount.strip())
+    return None
+
+
+def mounted(mountinfo: str, mount: str) -> str | None:
+    """The kind of file system of a mount, by its number; proc(5) has the fields."""
+    for line in mountinfo.splitlines():
+        own, _, system = line.partition(" - ")
+        if own.split(" ", 1)[0] == mount and system:
+            return system.split(" ", 1)[0]
+    return None
 
 
 def free_mib(path: Path) -> float | None:

@@ -13,6 +13,8 @@ from guardian.host.crash import BOOT_SWITCH, STILL_SWITCH
 from tests.crash.test_sweep import clean, counting
 
 PATIENCE_S = 120
+ANOTHER_BOOT = {BOOT_SWITCH: "another-boot", STILL_SWITCH: "100000"}
+"""The machine was started anew; nobody shall wait until an earlier boot shows that it is dead."""
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_keeper_and_job_killed_together_leave_an_end_that_nobody_saw(living):
 def test_after_a_restart_of_the_machine_the_run_goes_on(living):
     """Everything is gone, and the numbers of the old boot mean nothing."""
     kill(*pids(living))
-    living.env |= {BOOT_SWITCH: "another-boot", STILL_SWITCH: "2"}
+    living.env |= ANOTHER_BOOT
 
     resumed(living)
 
@@ -103,7 +105,7 @@ def test_after_a_restart_a_stranger_with_the_jobs_number_is_left_alone(living):
     """
     keeper, job = pids(living)
     kill(keeper)
-    living.env |= {BOOT_SWITCH: "another-boot", STILL_SWITCH: "2"}
+    living.env |= ANOTHER_BOOT
 
     resumed(living)
 

@@ -19,6 +19,7 @@ US = lock._us()
 FOREIGN = {
     "host": replace(US, host="node7", pid=4321),
     "namespace": replace(US, pid_namespace=1, pid=4321),
+    "network namespace": replace(US, network_namespace=1, pid=4321),
     "boot": replace(US, boot="another", pid=4321),
 }
 
@@ -60,7 +61,8 @@ def named(run):
 @pytest.mark.parametrize("who", FOREIGN)
 @pytest.mark.parametrize("locks", [True, False])
 def test_a_foreign_signature_that_stands_still_is_waited_for_visibly_and_taken_over(tmp_path, monkeypatch, who, locks):
-    """Another machine, pid namespace or boot: two minutes of our own clock, a line every ten seconds."""
+    """Another machine, namespace, or boot of who knows which: two minutes of our own clock, a line every ten seconds."""
+    monkeypatch.setattr(lock.machine, "file_system", lambda _: "nfs4")
     if not locks:
         without_locks(monkeypatch)
     clock, said = Waiting(), []
@@ -72,6 +74,45 @@ def test_a_foreign_signature_that_stands_still_is_waited_for_visibly_and_taken_o
     assert os.getpid() == named(tmp_path)
     taken.release()
     assert "" == (tmp_path / lock.FILE).read_text()
+
+
+@pytest.mark.parametrize("system", ["ext4", "overlay"])
+def test_on_a_disk_of_its_own_an_earlier_boot_of_this_machine_is_not_waited_for(tmp_path, monkeypatch, system):
+    """Whoever signed then, and every job, went down with the machine."""
+    monkeypatch.setattr(lock.machine, "file_system", lambda _: system)
+    clock = Waiting()
+    RunLock.take(signed(tmp_path, FOREIGN["boot"]), clock=clock).release()
+
+    assert 0 == clock.mono()
+
+
+@pytest.mark.parametrize("who", ["host", "namespace", "network namespace"])
+def test_on_a_disk_of_its_own_another_host_or_container_is_waited_for_all_the_same(tmp_path, monkeypatch, who):
+    """A container has a name of its own, and its job may live; a disk may have come from another machine."""
+    monkeypatch.setattr(lock.machine, "file_system", lambda _: "ext4")
+    clock = Waiting()
+    RunLock.take(signed(tmp_path, replace(FOREIGN[who], boot="another" if who == "host" else US.boot)), clock=clock)
+
+    assert 120 <= clock.mono() < 125
+
+
+def test_a_boot_that_cannot_be_told_is_no_earlier_one(tmp_path, monkeypatch):
+    """Unknown is never gone."""
+    monkeypatch.setattr(lock.machine, "file_system", lambda _: "ext4")
+    clock = Waiting()
+    RunLock.take(signed(tmp_path, replace(FOREIGN["boot"], boot=lock.machine.UNKNOWN_BOOT)), clock=clock).release()
+
+    assert 120 <= clock.mono() < 125
+
+
+def test_a_signature_from_before_networks_were_told_apart_is_understood(tmp_path):
+    """A guardian that is replaced by a newer one leaves such a file."""
+    old = {key: value for key, value in asdict(US).items() if key != "network_namespace"}
+    (signed(tmp_path, US) / lock.FILE).write_text(json.dumps(old | {"start_ticks": 1}))
+    clock = Waiting()
+    RunLock.take(tmp_path, clock=clock).release()
+
+    assert 0 == clock.mono()
 
 
 @pytest.mark.parametrize(
