@@ -1,4 +1,5 @@
-# Read by the programs beside it: makes <repository>/.venv on first use, and sees at a glance that it stands.
+# Read by the programs beside it: makes <repository>/.venv on first use, and sees at a glance that it stands. For the
+# tests it makes .venv-4 too, with the older transformers in it.
 #
 # The glance starts no process, so that a later start costs nothing. Everything said here goes to stderr:
 # stdout belongs to the program that is started. Plain bash 3.2, as macOS has it.
@@ -7,18 +8,21 @@ root=${BASH_SOURCE[0]%/*}
 [[ $root == /* ]] || root=$PWD/$root
 if [[ $root == */bin && ${root%/bin} -ef $root/.. ]]; then root=${root%/bin}; else root=$root/..; fi # bin may be a link
 name_places() {
-  venv=$root/.venv
+  local suffix=''
+  [[ $1 != train-4 ]] || suffix=-4
+  venv=$root/.venv$suffix
+  pins=$root/constraints$suffix.txt
   notes=$venv/.guardian
-  log=$root/.venv.log
+  log=$venv.log
 }
-name_places
 recipe=1 # count up when the steps below change what they install
 
 say() { printf 'guardian: %s\n' "$*" >&2; }
 die() { say "$@"; exit 3; }
 
-# Usage: ensure_environment train|test
+# Usage: ensure_environment train|test|train-4: afterwards it stands, and $venv is where.
 ensure_environment() {
+  name_places "$1"
   stands "$1" || build "$1" >&2 </dev/null
 }
 
@@ -32,15 +36,15 @@ stands() {
 }
 
 wanted() {
-  local project='' pins=''
+  local project='' pinned=''
   IFS= read -r -d '' project <"$root/pyproject.toml" || :
-  IFS= read -r -d '' pins <"$root/constraints.txt" || :
-  want="recipe $recipe"$'\n'"${project%%$'\n[tool.pytest'*}"$'\n'"$pins" # what follows configures checks only
+  IFS= read -r -d '' pinned <"$pins" || :
+  want="recipe $recipe"$'\n'"${project%%$'\n[tool.pytest'*}"$'\n'"$pinned" # what follows configures checks only
 }
 
 build() {
   root=$(CDPATH='' cd -P -- "$root" && pwd -P) # scripts in .venv will name it
-  name_places
+  name_places "$1"
   find_python
   trap 'stop INT 130' INT
   trap 'stop TERM 143' TERM
@@ -50,8 +54,10 @@ build() {
     : >"$log" || die "cannot write in $root"
     started=$SECONDS
     make_venv
-    stands train || install_train
-    [[ $1 == train ]] || install_test
+    case $1 in
+      test) stands train || install_train train; install_test ;;
+      *) install_train "$1" ;;
+    esac
     tell "ready"
   fi
   exec 9>&-
@@ -125,15 +131,25 @@ has_pip() {
 
 install_train() {
   local pin begun=$started # with the venv itself
-  while IFS= read -r pin; do [[ $pin == torch==* ]] && break; done <"$root/constraints.txt"
+  while IFS= read -r pin; do [[ $pin == torch==* ]] && break; done <"$pins"
+  [[ $1 == train ]] || share_torch
   stage "$pin (the large one)" pip_install "$pin"
   stage "setuptools" pip_install setuptools wheel
   stage "guardian and what its trainer needs" pip_install --no-build-isolation -e "$root[train-base]"
-  # Without build isolation it builds against the torch that is there; it has no wheel of its own.
+  [[ $1 != train ]] || install_deepspeed
+  stamp "$1" "$begun"
+}
+
+# Without build isolation it builds against the torch that is there; it has no wheel of its own.
+install_deepspeed() {
   watch "deepspeed (optional)" pip_install --no-build-isolation -e "$root[train]" ||
     say "deepspeed did not install (see $log): everything but --deepspeed works;" \
       "to try again: rm '$notes/train.stamp'"
-  stamp train "$begun"
+}
+
+# Saves most of the time and of the disk; what cannot be linked is installed by the step after it.
+share_torch() {
+  watch "torch, as far as $root/.venv has it" "$venv/bin/python" -I "$root/bin/share_torch.py" "$root/.venv" "$venv" || :
 }
 
 install_test() {
@@ -154,7 +170,7 @@ stamp() {
 
 pip_install() {
   in_clean_air "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --progress-bar off \
-    -c "$root/constraints.txt" "$@"
+    -c "$pins" "$@"
 }
 
 # Settings that would send the installation elsewhere, or shadow its modules, are not for us. exec: a signal to

@@ -1,4 +1,4 @@
-"""bin/ makes its own environment once, resumes a cut installation, and afterwards costs no process.
+"""bin/ makes its own environments once, resumes a cut installation, and afterwards costs no process.
 
 The scripts are the real ones in a copied checkout; what they would download is played by a small stand-in for Python
 that notes when each step of pip begins and ends.
@@ -23,6 +23,7 @@ STAND_IN = r"""#!{bash}
 all=$*
 last=${{*: -1}}
 step=${{all##*constraints.txt }}
+step=${{step##*constraints-}}
 case "$all" in
   *_base_executable*) echo {home}/python3 ;;
   *" -m venv "*)
@@ -42,6 +43,7 @@ case "$all" in
     }}
     echo "end $step" >>{home}/steps ;;
   *" -c import "*) exec {python} "$@" ;;
+  "-m pytest"*) echo "python4 $GUARDIAN_TEST_PYTHON4" ;;
 esac
 """
 
@@ -52,7 +54,7 @@ def checkout(tmp_path):
     place = tmp_path / "a checkout"
     place.mkdir()
     shutil.copytree(ROOT / "bin", place / "bin")
-    for file in ("pyproject.toml", "constraints.txt"):
+    for file in ("pyproject.toml", "constraints.txt", "constraints-4.txt"):
         shutil.copy(ROOT / file, place)
     python = tmp_path / "python3"
     python.write_text(STAND_IN.format(bash=BASH, home=tmp_path, python=sys.executable))
@@ -213,13 +215,95 @@ def test_deepspeed_may_fail_and_is_not_tried_at_every_start(checkout):
     assert (0, b"x\0", "") == finish(start(checkout, "x"))
 
 
+def test_the_tests_get_a_second_environment_and_are_told_where(checkout):
+    """With its own pins, after the first one; what has nothing to do with transformers is not installed in it."""
+    out = finish(start(checkout, "-q", program="test"))[1].decode()
+    done = steps(checkout)
+
+    assert f"python4 {checkout}/.venv-4/bin/python" == out.splitlines()[0]
+    assert done.index("end torch==2.13.0") < done.index("begin 4.txt torch==2.13.0")
+    assert [f"end 4.txt --no-build-isolation -e {checkout}[train-base]"] == [each for each in done if "4.txt" in each][
+        -1:
+    ]
+    assert finish(start(checkout, program="test"))[2] == ""
+
+
+def test_training_needs_no_second_environment(checkout):
+    """It costs time and disk, and only the tests ask for it."""
+    finish(start(checkout))
+
+    assert [] == [each for each in steps(checkout) if "4.txt" in each]
+    assert not (checkout / ".venv-4").exists()
+
+
 def test_the_test_program_tells_its_cold_time_also_when_warm(checkout):
-    """What making the environment took is remembered: the next run's last line tells both times."""
+    """What making the environments took is remembered: the next run's last line tells both times."""
     first = finish(start(checkout, program="test"))[1].decode().splitlines()[-1]
     again = finish(start(checkout, program="test"))[1].decode().splitlines()[-1]
 
-    made = r"bin/test: warm \d+ s \(the tests\), cold \d+ s \(with making the environment, which took (\d+) s\)"
+    made = r"bin/test: warm \d+ s \(the tests\), cold \d+ s \(with making the environments, which took (\d+) s\)"
     assert re.fullmatch(made, first)[1] == re.fullmatch(made, again)[1]
+
+
+@pytest.fixture
+def packages(tmp_path):
+    """The folder of packages of two environments; in the first a `torch` that asks for `small` and, maybe, for `extra`."""
+    version = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    places = tmp_path / "one" / version, tmp_path / "two" / version
+    for place in places:
+        place.mkdir(parents=True)
+    package(places[0], "torch", "2", "small>=1", 'extra; extra == "more"')
+    package(places[0], "small", "1")
+    package(places[0], "extra", "1")
+    return places
+
+
+def package(place, name, version, *requires):
+    """As pip leaves it: a module, its program in bin/, and the list of both."""
+    info = place / f"{name}-{version}.dist-info"
+    info.mkdir()
+    files = {place / f"{name}.py": version, place.parents[2] / "bin" / name: "", info / "INSTALLER": "pip\n"}
+    lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {each}" for each in requires)]
+    files |= {info / "METADATA": "\n".join(lines) + "\n\n"}
+    for file, text in files.items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    listed = [*files, info / "RECORD"]
+    (info / "RECORD").write_text("".join(f"{os.path.relpath(each, place)},,\n" for each in listed))
+
+
+def share(packages):
+    """Link from the first environment into the second."""
+    places = [str(place.parents[2]) for place in packages]
+    subprocess.run([sys.executable, "-I", str(ROOT / "bin/share_torch.py"), *places], check=True)
+
+
+def test_torch_is_shared_with_what_it_asks_for_and_nothing_else(packages):
+    """The same files on the disk, without the programs: those name the environment they were made in."""
+    share(packages)
+    here, there = packages
+
+    assert {"torch.py", "torch-2.dist-info", "small.py", "small-1.dist-info"} == {each.name for each in there.iterdir()}
+    assert (there / "torch.py").samefile(here / "torch.py")
+    assert "INSTALLER" in os.listdir(there / "torch-2.dist-info")
+    assert not (there.parents[2] / "bin").exists()
+
+
+def test_a_torch_that_stands_there_is_not_mixed_with_another(packages):
+    """Its replacement is the installer's work: it knows which files must go."""
+    package(packages[1], "torch", "1")
+    share(packages)
+
+    assert "1" == (packages[1] / "torch.py").read_text()
+    assert not (packages[1] / "torch-2.dist-info").exists()
+
+
+def test_a_linking_that_was_cut_off_is_done_again(packages):
+    """What lies there without an INSTALLER was swept away; files beside it may have stayed."""
+    (packages[1] / "torch.py").write_text("half")
+    share(packages)
+
+    assert "2" == (packages[1] / "torch.py").read_text()
 
 
 def test_without_a_python_the_line_names_the_fix(checkout):

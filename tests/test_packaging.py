@@ -22,6 +22,7 @@ else:
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
 FRAMEWORKS = {"accelerate", "deepspeed", "numpy", "peft", "torch", "transformers"}
 
 
@@ -114,10 +115,28 @@ def test_the_base_installation_is_light():
     assert set() == asked_for(extras=False) & FRAMEWORKS
 
 
+def pinned(file):
+    """The lines of a file of pins, in order."""
+    return [line for line in (ROOT / file).read_text("utf-8").splitlines() if not line.startswith("#")]
+
+
+def names(pins):
+    """What the lines pin."""
+    return [line.partition("==")[0].lower() for line in pins]
+
+
 def test_everything_asked_for_is_pinned_and_torch_comes_first():
     """What bin/ installs today it installs tomorrow; nothing may choose another torch before ours is there."""
-    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
-    pins = [line.partition("==")[0].lower() for line in lines if not line.startswith("#")]
+    pins = names(pinned("constraints.txt"))
 
     assert "torch" == pins[0]
     assert set() == asked_for(extras=True) - set(pins)
+
+
+def test_the_second_environment_differs_in_transformers_alone():
+    """A difference between the two in a test is then a difference between transformers 4 and 5."""
+    first, second = pinned("constraints.txt"), pinned("constraints-4.txt")
+    left_out = {"deepspeed"} | {re.split(r"[^\w.-]", tool)[0].lower() for tool in EXTRAS["dev"]} - {"tomli"}
+
+    assert ["transformers==4.57.6"] == [line for line in second if line not in first]
+    assert ("torch", left_out) == (names(second)[0], set(names(first)) - set(names(second)))

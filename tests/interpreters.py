@@ -1,0 +1,23 @@
+"""The Pythons that a training job may run in: our own, with transformers 5, and the one with transformers 4.
+
+bin/test makes the second one and names it in GUARDIAN_TEST_PYTHON4; pytest itself always runs in the first.
+"""
+
+import os
+import sys
+
+import pytest
+
+PYTHON_4 = os.environ.get("GUARDIAN_TEST_PYTHON4")
+
+needs_transformers_4 = pytest.mark.skipif(
+    not PYTHON_4, reason="GUARDIAN_TEST_PYTHON4 names no Python with transformers 4: bin/test makes one"
+)
+on_both_transformers = pytest.mark.parametrize(
+    "python",
+    [
+        pytest.param(sys.executable, id="transformers5"),
+        pytest.param(PYTHON_4, id="transformers4", marks=needs_transformers_4),
+    ],
+)
+"""The test gets `python`, the path of the interpreter that its job is to run in."""
