@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from guardian.core.adapters import embedded
+from guardian.core.adapters.writing import OVERLAYS, Settings, Written
 from guardian.core.events import Edit
 from guardian.core.job import JobSpec, ReadConfig
+
+__all__ = ["OVERLAYS", "Adapter", "Settings", "Written", "recognise"]
 
 Argv = tuple[str, ...]
 
@@ -36,6 +39,12 @@ class Adapter(Protocol):
         """The command that goes on from a checkpoint and saves beside it, and what was changed.
 
         `output_dir` is the folder that the job itself named; None: it never said.
+        """
+
+    def write(self, argv: Argv, settings: Settings) -> Written:
+        """The command with other values of its knobs, and what could not be written; a value of None leaves a knob.
+
+        An accumulation that is not among the settings follows the device batch, so that the rows per step are held.
         """
 
 

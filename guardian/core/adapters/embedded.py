@@ -6,24 +6,23 @@ its keys stand for `--key value`, and what the command line says wins.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 
-from guardian.core import commandline
+from guardian.core.adapters import deepspeed, writing
+from guardian.core.adapters import words as reading
+from guardian.core.adapters.words import Pairs, Words
+from guardian.core.adapters.writing import WRITTEN, Settings, Tongue, Written
 from guardian.core.events import Edit
 from guardian.core.job import KNOBS, Finding, JobSpec, ReadConfig, Value, effective_batch
 from guardian.core.values import dataclass
-from guardian.errors import UserError
 
 Argv = tuple[str, ...]
-Pairs = tuple[tuple[str, tuple[str, ...]], ...]
 
 FAMILY = "embedded"
 MODULE = "guardian.trainer"
 VERB = "sft"
-CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 WANTED_BATCH = 16
 """With accumulation left out, as many micro steps as make at least this many rows per optimizer step."""
 
@@ -31,27 +30,34 @@ NAMES = {
     "device_batch": "per_device_train_batch_size",
     "accumulation": "gradient_accumulation_steps",
     "workers": "dataloader_num_workers",
+    "prefetch": "dataloader_prefetch_factor",
+    "pin_memory": "dataloader_pin_memory",
     "learning_rate": "learning_rate",
     "warmup_ratio": "warmup_ratio",
     "dtype": "torch_dtype",
     "max_length": "max_length",
     "eval_batch": "per_device_eval_batch_size",
+    "gradient_checkpointing": "gradient_checkpointing",
     "save_steps": "save_steps",
     "output_dir": "output_dir",
     "resume_from": "resume_from_checkpoint",
     "deepspeed": "deepspeed",
 }
 """What each knob is called on the command line; the number of ranks comes from the environment."""
-WHOLE = frozenset({"device_batch", "accumulation", "workers", "max_length", "eval_batch"})
-NUMBERS = frozenset({"learning_rate", "warmup_ratio", "save_steps"})
+TONGUE = Tongue(
+    names=tuple({**WRITTEN, **{knob: NAMES[knob] for knob in ("warmup_ratio", "max_length", "dtype")}}.items()),
+    persistent_matters=False,
+)
 
 # The trainer's own defaults; a test holds them to its tables.
 DEFAULTS: dict[str, Value] = {
     "device_batch": 1,
     "workers": 0,
+    "pin_memory": True,
     "warmup_ratio": 0.0,
     "dtype": "auto",
     "eval_batch": 1,
+    "gradient_checkpointing": True,
     "save_steps": 500,
 }
 DEMO_MODEL = "demo"
@@ -60,6 +66,7 @@ DEMO_DEFAULTS: dict[str, Value] = {
     "learning_rate": 3e-3,
     "dtype": "float32",
     "max_length": 512,
+    "gradient_checkpointing": False,
     "save_steps": 20,
 }
 LEARNING_RATES = {"full": 1e-5, "lora": 1e-4}
@@ -77,6 +84,8 @@ class Embedded:
     spec: JobSpec
     config: Pairs | None = ()
     """What the configuration file gives, as words; None: it could not be read."""
+    deepspeed: deepspeed.Overlaid | None = None
+    """The DeepSpeed file that the command names."""
 
     @property
     def family(self) -> str:
@@ -86,7 +95,7 @@ class Embedded:
     def output_dir(self, argv: Argv) -> str | None:
         """The folder that the command names or leaves to the trainer; relative to where it runs."""
         _, rest = _split(argv) or ((), argv)
-        words = _Words(rest, self.config)
+        words = Words(rest, self.config)
         return words.text("output_dir") or (None if self.config is None else _default_output(words.text("model")))
 
     def launch_argv(self, argv: Argv, python: str) -> Argv:
@@ -105,13 +114,18 @@ class Embedded:
             # Otherwise every start makes a new folder v<N>-<time>, and the run's checkpoints lie scattered.
             ("add_version", "add_version", "false"),
         )
-        edits = []
+        words, edits = Words(rest, self.config), []
         for knob, name, new in wanted:
-            old = _Words(rest, self.config).text(name)
-            rest = commandline.set_value(rest, new, name)
+            old = words.text(name)
+            words = words.put(new, name)
             if old != new:
                 edits.append(Edit(knob, old, new, "resume"))
-        return (*head, *rest), tuple(edits)
+        return (*head, *words.rest), tuple(edits)
+
+    def write(self, argv: Argv, settings: Settings) -> Written:
+        """The command with other values of its knobs."""
+        head, rest = _split(argv) or ((), argv)
+        return writing.write(head, Words(rest, self.config), self.spec, settings, TONGUE, self.deepspeed)
 
 
 def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Embedded | None:
@@ -121,9 +135,10 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Em
         return None
     head, rest = parts
     findings: list[Finding] = []
-    words = _Words(rest, _config(rest, read_config, findings))
+    words = Words(rest, reading.config(rest, read_config, findings))
     asked = {**words.environment(), **env}
     values, implicit = _read(words, asked, findings)
+    file = deepspeed.read(words.text("deepspeed"), read_config, findings)
     spec = JobSpec(
         family=FAMILY,
         launcher="torchrun" if {"NPROC_PER_NODE", "NNODES"} & asked.keys() else "python",
@@ -134,7 +149,7 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Em
         effective_batch=effective_batch(values["device_batch"], values["accumulation"], values["world_size"]),
         findings=tuple(findings),
     )
-    return Embedded(spec, words.config)
+    return Embedded(spec, words.config, file)
 
 
 def _split(argv: Argv) -> tuple[Argv, Argv] | None:
@@ -160,35 +175,12 @@ def _split(argv: Argv) -> tuple[Argv, Argv] | None:
 # --- what the words mean -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """What is given, in the command and in the file before it."""
-
-    rest: Argv
-    config: Pairs | None
-    """None: there is a file and it cannot be read."""
-
-    def text(self, *names: str) -> str | None:
-        """The value as written: the command line's, else the file's."""
-        found = commandline.value(self.rest, *names)
-        if found is not None:
-            return found
-        return next((words[0] for name, words in reversed(self.config or ()) if name in names and words), None)
-
-    def environment(self) -> dict[str, str]:
-        """The mapping under ENV, which the trainer sets where the environment does not."""
-        text = next((words[0] for name, words in self.config or () if name == "ENV" and words), "{}")
-        try:
-            asked = json.loads(text)
-        except ValueError:
-            return {}
-        return {str(k): str(v) for k, v in asked.items()} if isinstance(asked, dict) else {}
-
-
-def _read(words: _Words, env: Mapping[str, str], findings: list[Finding]) -> tuple[dict[str, Value], set[str]]:
+def _read(words: Words, env: Mapping[str, str], findings: list[Finding]) -> tuple[dict[str, Value], set[str]]:
     """Each knob's value, and the names of those that nobody gave."""
     texts = {knob: words.text(name) for knob, name in NAMES.items()}
-    values: dict[str, Value] = {k: _value(k, text, findings) for k, text in texts.items() if text is not None}
+    values: dict[str, Value] = {
+        knob: reading.value(knob, text, findings, name=NAMES[knob]) for knob, text in texts.items() if text is not None
+    }
     absent = {knob for knob, text in texts.items() if text is None}
     values["world_size"] = _world_size(env, findings)
     if words.config is None:
@@ -199,7 +191,7 @@ def _read(words: _Words, env: Mapping[str, str], findings: list[Finding]) -> tup
     return {**{knob: defaults.get(knob) for knob in absent}, **values}, implicit
 
 
-def _defaults(words: _Words, given: dict[str, Value]) -> dict[str, Value]:
+def _defaults(words: Words, given: dict[str, Value]) -> dict[str, Value]:
     """What the trainer takes where nothing is given."""
     model = words.text("model")
     tuner = words.text("tuner_type", "train_type") or "lora"
@@ -232,37 +224,3 @@ def _world_size(env: Mapping[str, str], findings: list[Finding]) -> int | None:
             return None
         world *= int(text)
     return world
-
-
-def _value(knob: str, text: str, findings: list[Finding]) -> Value:
-    try:
-        if knob in WHOLE:
-            return int(text)
-        if knob in NUMBERS:
-            return int(text) if re.fullmatch(r"-?\d{1,18}", text) else float(text)
-    except ValueError:
-        kind = "a whole number" if knob in WHOLE else "a number"
-        findings.append(Finding("not-a-number", "error", f"--{NAMES[knob]} {text}: is not {kind}", f"give {kind}"))
-        return None
-    return text
-
-
-# --- the configuration file ----------------------------------------------------------------------------------
-
-
-def _config(rest: Argv, read_config: ReadConfig, findings: list[Finding]) -> Pairs | None:
-    path = rest[0] if rest else ""
-    if path.startswith("-") or not path.endswith(CONFIG_SUFFIXES):
-        return ()
-    try:
-        content = read_config(path)
-    except UserError as error:
-        findings.append(Finding("config-unreadable", "warning", f"{error}; what it says is unknown here"))
-        return None
-    return tuple((str(key).replace("-", "_"), _as_words(value)) for key, value in content.items() if value is not None)
-
-
-def _as_words(value: object) -> tuple[str, ...]:
-    """The words that one would have written on the command line."""
-    items = value if isinstance(value, list) else [value]
-    return tuple(item if isinstance(item, str) else json.dumps(item, default=str) for item in items)

@@ -1,0 +1,71 @@
+"""The numbers of a DeepSpeed file that repeat the command's, kept equal to them in a copy.
+
+transformers refuses to start where they differ (integrations/deepspeed.py, fill_match); `auto` repeats nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from guardian.core.job import Finding, ReadConfig, Value
+from guardian.core.values import dataclass
+from guardian.errors import UserError
+
+PRESETS = frozenset({"zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"})
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaid:
+    """A configuration file that a copy may stand in for."""
+
+    name: str
+    """Of the copy."""
+    text: str
+    """The user's content, as JSON."""
+
+
+def read(named: Value, read_config: ReadConfig, findings: list[Finding]) -> Overlaid | None:
+    """The file that a command names; None for a preset, for none, and where it cannot be read."""
+    if not isinstance(named, str) or named in PRESETS:
+        return None
+    try:
+        content = json.loads(named) if named.lstrip().startswith("{") else read_config(named)
+    except UserError as error:
+        findings.append(Finding("deepspeed-unreadable", "warning", f"{error}; what it says is unknown here"))
+        return None
+    except ValueError:
+        findings.append(Finding("deepspeed-unreadable", "warning", "the text after --deepspeed is not JSON"))
+        return None
+    name = "deepspeed.json" if named.lstrip().startswith("{") else named.rstrip("/").rpartition("/")[2]
+    return Overlaid(name, json.dumps(content))
+
+
+def with_numbers(
+    file: Overlaid, device_batch: Value, accumulation: Value, ranks: int | None, *, learning_rate: Value = None
+) -> str | None:
+    """The content with these numbers where it gives numbers of its own; None where nothing changes."""
+    old: dict[str, Any] = json.loads(file.text)
+    new: dict[str, Any] = json.loads(file.text)
+    _put(new, "train_micro_batch_size_per_gpu", device_batch)
+    _put(new, "gradient_accumulation_steps", accumulation)
+    known = isinstance(device_batch, int) and isinstance(accumulation, int)
+    total = int(device_batch or 0) * int(accumulation or 0) * ranks if known and ranks is not None else "auto"
+    _put(new, "train_batch_size", total)
+    if learning_rate is not None:
+        _put(_inside(new, "optimizer"), "lr", learning_rate)
+        _put(_inside(new, "scheduler"), "warmup_max_lr", learning_rate)
+    return json.dumps(new, indent=2) + "\n" if new != old else None
+
+
+def _inside(content: dict[str, Any], part: str) -> dict[str, Any]:
+    found = content.get(part)
+    params = found.get("params") if isinstance(found, Mapping) else None
+    return params if isinstance(params, dict) else {}
+
+
+def _put(content: dict[str, Any], name: str, new: Value) -> None:
+    """Replace a number; what is absent or `auto` follows the command by itself."""
+    if name in content and not isinstance(content[name], str) and new is not None:
+        content[name] = new
