@@ -262,6 +262,15 @@ class Supervisor:
             log = self._attempt_folder(event.attempt) / wire.JOB_LOG
             self._disk.was_read(log, event.offset if shown is None else min(shown, event.offset))
 
+    def _suspect(self, number: int) -> None:
+        """Keep what a living job's log and numbers make true of the rules that need not wait for its end."""
+        if number != len(self.run.attempts) or not isinstance(self.run.state, stands.Starting | stands.Running):
+            return
+        from guardian.core.suspecting import suspect  # noqa: PLC0415 - the first launch does not wait for it
+
+        for suspected in suspect(self._outlook.rules(), self.run.attempts[-1], self.run):
+            self.take(suspected)
+
     def _know_rank(self, hello: ev.Hello) -> None:
         """Keep a rank's identity; its pid counts only if the process there carries this attempt's mark or descends."""
         ticks = processes.start_ticks(hello.pid)
@@ -314,8 +323,8 @@ class Supervisor:
                 return self._pin(attempt, source)
             case do.Launch(planned=planned):
                 return self._launch(planned)
-            case do.BeginStop(attempt=attempt, why=why):
-                return self.take(ev.StopBegun(attempt, why, self._pids()))
+            case do.BeginStop(attempt=attempt, why=why, rule=rule):
+                return self.take(ev.StopBegun(attempt, why, self._pids(), rule))
             case do.AskSave(attempt=attempt, save_at=save_at):
                 return self._ask_save(attempt, save_at)
             case do.SendSignal(attempt=attempt, signal=number):
@@ -371,6 +380,7 @@ class Supervisor:
             argv=planned.argv,
             env=self._outlook.environment | dict(planned.env),
             cwd=Path(self.run.created.cwd),
+            limits=planned.limits,
         )
         if not self.take(ev.Launched(number, standby.pid, ticks, machine.oom_kills(), machine.boot_id())):
             self._standby = standby
@@ -475,7 +485,8 @@ class Supervisor:
         if why:
             blind.append(why)
         tail = logs.tail_lines(self._attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES, attempt.positions)
-        self.post(_ended(attempt, tail=tail, found=found, blind=tuple(blind)))
+        facts = machine.facts(self._folder)
+        self.post(_ended(attempt, tail=tail, found=found, blind=tuple(blind), facts=facts))
 
     def _found(self) -> tuple[tuple[ev.Checkpoint, ...], str | None]:
         """This run's checkpoints by ascending step, originals before pins, and what could not be read."""
@@ -616,7 +627,12 @@ def _identities(attempt: Attempt) -> tuple[processes.Identity | None, frozenset[
 
 
 def _ended(
-    attempt: Attempt, *, tail: tuple[ev.Line, ...], found: tuple[ev.Checkpoint, ...], blind: tuple[str, ...]
+    attempt: Attempt,
+    *,
+    tail: tuple[ev.Line, ...],
+    found: tuple[ev.Checkpoint, ...],
+    blind: tuple[str, ...],
+    facts: tuple[tuple[str, float], ...] = (),
 ) -> ev.Ended:
     """The attempt's end; its last step is filled in when everything before it is folded."""
     return ev.Ended(
@@ -629,6 +645,7 @@ def _ended(
         rebooted=_rebooted(attempt.launched),
         checkpoints=found,
         blind=blind,
+        facts=facts,
     )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -91,7 +92,7 @@ class Session:
         self._entered = False
         read_rules, matcher = _rules(rules)
         outlook = Outlook(
-            terms=run_terms,
+            terms=replace(run_terms, rule=lambda wanted: next((r for r in read_rules() if r.id == wanted), None)),
             rules=read_rules,
             matcher=matcher,
             clock=Clock(),

@@ -17,6 +17,7 @@ from guardian.core import run as stands
 from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
+    from guardian.core.healing import Remedy
     from guardian.core.planning import Terms
     from guardian.core.policy import Policy
     from guardian.core.run import Attempt, Run
@@ -29,6 +30,8 @@ SAVE_MARGIN_S = 2.0
 """A save is asked for this far ahead, so that every rank reads the request before its step comes."""
 HEARD_LATE_S = 1.5
 """A heartbeat file is found within half a second and read ten times a second; a loaded machine takes longer."""
+SETTLE_STEPS = 3
+"""Typical steps that a job which printed a fatal line may be silent for, at least."""
 RATE_OVER = 20
 """Steps over which the time of one is measured."""
 
@@ -74,6 +77,8 @@ class BeginStop:
 
     attempt: int
     why: str
+    rule: str | None = None
+    """The rule whose suspicion was confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +171,40 @@ def _living(run: Run, attempt: Attempt, policy: Policy, now: float) -> Decision:
     if run.stop_requests:
         return BeginStop(attempt.number, f"asked for by {run.stop_requests[-1][1].by.spelt}")
     if attempt.launcher is None or attempt.launcher_wall is None:
-        return Wait()
+        return _suspicious(attempt, policy, now)
     if attempt.launcher.code == 0:
         return _lingering(attempt, attempt.launcher_wall + policy.stop.linger_s, now)
     due = attempt.launcher_wall + policy.stop.orphan_s
     if now < due:
         return Wait(due)
     return BeginStop(attempt.number, "the launcher is gone and its processes live on")
+
+
+def _suspicious(attempt: Attempt, policy: Policy, now: float) -> Decision:
+    """A fatal line was printed and the job lives on: it is ended when no step completes for a while.
+
+    Two signs that do not depend on each other: the line, and the silence of the training loop after it. A job that
+    caught its error goes on, and every step, evaluation or save after the line proves it.
+    """
+    due = [(_due(wall, one, attempt, policy), one) for wall, one in attempt.suspected if not _went_on(attempt, wall)]
+    if not due:
+        return Wait()
+    when, first = min(due, key=lambda pair: pair[0])
+    if now < when:
+        return Wait(when)
+    return BeginStop(attempt.number, f"{first.title}, and the job does not end by itself", first.rule)
+
+
+def _went_on(attempt: Attempt, wall: float) -> bool:
+    return attempt.step_wall is not None and attempt.step_wall > wall
+
+
+def _due(wall: float, suspected: ev.Suspected, attempt: Attempt, policy: Policy) -> float:
+    if suspected.confirm == "line":
+        return wall
+    settle = max(suspected.settle_s or policy.pending.settle_s, SETTLE_STEPS * (step_seconds(attempt) or 0.0))
+    # Without a companion only what the trainer logs tells of its steps, and that may be every few minutes.
+    return wall + (settle if attempt.hellos else max(settle, policy.pending.unseen_s))
 
 
 def _lingering(attempt: Attempt, due: float, now: float) -> Decision:
@@ -192,6 +224,8 @@ def _stopping(run: Run, attempt: Attempt, state: stands.Stopping, policy: Policy
     hurry = len(run.stop_requests)
     number = attempt.number
     if state.stage == "asked":
+        if attempt.stop is not None and attempt.stop.rule is not None:
+            return SendSignal(number, signals.SIGTERM)  # it hangs: nobody is there to save
         due = state.since + HEARD_LATE_S
         if hurry <= 1 and now < due and _may_have_begun(run, attempt):
             return Wait(due)
@@ -285,7 +319,35 @@ def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
     refusal = _refusal(run, attempt, cause, terms.policy)
     if refusal is not None:
         return Finish(refusal)
-    return Plan(terms.next(run, attempt, now, cause.title, wait_s=_backoff(run, terms.policy)))
+    remedy = _remedy(run, attempt, cause, terms)
+    if isinstance(remedy, ev.RunFinished):
+        return Finish(remedy)
+    changes = remedy is not None and _unlike(remedy, attempt)
+    wait_s = 0.0 if changes else _backoff(run, terms.policy)
+    return Plan(terms.next(run, attempt, now, cause.title, wait_s=wait_s, remedy=remedy))
+
+
+def _remedy(run: Run, attempt: Attempt, cause: ev.Cause, terms: Terms) -> Remedy | ev.RunFinished | None:
+    """What the ladder of the cause's rule says is next; None: the same command again."""
+    rule = terms.rule(cause.rule) if cause.rule else None
+    if rule is None:
+        return None
+    from guardian.core import facts, healing  # noqa: PLC0415 - the first launch does not wait for it
+
+    if not healing.changes_something(rule, cause.variant):
+        return None
+    known = facts.facts_of(run, attempt) | dict(cause.facts)
+    found = healing.remedy(rule, cause, healing.Patient(run, attempt, terms.argv, terms.adapter, known))
+    if isinstance(found, healing.Remedy):
+        return found
+    passed = f" ({'; '.join(found.skipped)})" if found.skipped else ""
+    return ev.RunFinished(ev.Outcome.GAVE_UP, EXIT_GAVE_UP, f"{found.why}{passed}")
+
+
+def _unlike(remedy: Remedy, attempt: Attempt) -> bool:
+    """Whether the next attempt runs something else than this one did."""
+    plan = attempt.plan
+    return (remedy.settings, remedy.variables, remedy.limits) != (plan.settings, plan.variables, plan.limits)
 
 
 def _finished(run: Run) -> ev.RunFinished:
@@ -331,8 +393,15 @@ def _fruitless(run: Run, cause: str | None) -> int:
         before = run.attempts[attempt.number - 2]
         if cause is not None and (_cause_id(attempt) != cause or _cause_id(before) != cause):
             break
+        if attempt.plan.rung is not None and _changed(before.plan, attempt.plan):
+            break
         count += 1
     return count
+
+
+def _changed(before: ev.Planned, after: ev.Planned) -> bool:
+    old = (before.settings, before.variables, before.limits)
+    return old != (after.settings, after.variables, after.limits)
 
 
 def _cause_id(attempt: Attempt) -> str | None:

@@ -164,12 +164,17 @@ def _error(said: _Said) -> tuple[Heard, ...]:
     return (ev.SourceLost(f"companion of rank {said.rank}", why, said.attempt),)
 
 
+def _phase(said: _Said) -> tuple[Heard, ...]:
+    wall = said.maybe_number("t")
+    return (ev.PhaseChanged(said.attempt, said.rank, said.text("phase"), said.whole("step"), wall),)
+
+
 _READERS: dict[str, Callable[[_Said], tuple[Heard, ...]]] = {
     "hello": _hello,
     "step": _step,
     "log": _log,
     "error": _error,
-    "phase": lambda said: (ev.PhaseChanged(said.attempt, said.rank, said.text("phase"), said.whole("step")),),
+    "phase": _phase,
     "saved": lambda said: (ev.Saved(said.attempt, said.rank, said.whole("step"), said.text("path")),),
     "ack": lambda said: (ev.Acknowledged(said.attempt, said.rank, said.whole("save_at")),),
     "end": lambda said: (

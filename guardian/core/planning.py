@@ -6,6 +6,7 @@ Pure: the adapter knows the command's language, `Terms` carries what the host kn
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
@@ -16,10 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from guardian.core.adapters import Adapter
+    from guardian.core.healing import Remedy
+    from guardian.core.job import Value
     from guardian.core.policy import Policy
+    from guardian.core.rules import Rule
     from guardian.core.run import Attempt, Run
 
-COMPANION_KNOBS: dict[str, bool] = {"fingerprint": True, "restore_batch": True, "restore_intervals": True}
+COMPANION_KNOBS: dict[str, bool] = {
+    "fingerprint": True, "longest": True, "rescue": True, "restore_batch": True, "restore_intervals": True,
+}  # fmt: skip
 
 SHAPING = frozenset({
     "ACCELERATE_CONFIG_FILE", "ASCEND_RT_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "FORCE_TORCHRUN",
@@ -33,6 +39,14 @@ SHAPING = frozenset({
 def shaping(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """The part of an environment that shapes a training."""
     return tuple((name, environment[name]) for name in sorted(SHAPING & environment.keys()))
+
+
+OVERLAYS = "{overlays}"
+"""In an adapter's argv: the attempt's folder of changed configuration files."""
+
+
+def _no_rule(_: str) -> Rule | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,48 +66,90 @@ class Terms:
     """Folder with the companion's sitecustomize; None: not wanted."""
     pythonpath: str | None
     """The caller's PYTHONPATH, which the companion's folder is put in front of."""
+    rule: Callable[[str], Rule | None] = _no_rule
+    """The rule of an id; None: there is none in force (any more)."""
 
     def first(self, now: float) -> ev.Planned:
         """Attempt 1: the user's own command."""
-        return self._planned(1, self._launch_argv(self.argv), now, "first start")
+        return ev.Planned(
+            attempt=1,
+            argv=self._launch_argv(self.argv),
+            env=self._environment(1),
+            resume_from=None,
+            resume_step=None,
+            edits=(),
+            not_before=now,
+            reason="first start",
+        )
 
-    def next(self, run: Run, attempt: Attempt, now: float, reason: str, *, wait_s: float) -> ev.Planned:
-        """The attempt after `attempt`: from its newest complete checkpoint where there is one."""
+    def next(
+        self, run: Run, attempt: Attempt, now: float, reason: str, *, wait_s: float, remedy: Remedy | None = None
+    ) -> ev.Planned:
+        """The attempt after `attempt`: changed as the remedy says, from the checkpoint that it names."""
         found = attempt.ended.checkpoints if attempt.ended else ()
-        best = newest_complete(found)
-        passed = tuple((c.path, c.why or "incomplete") for c in found if not c.complete and _newer(c, best))
+        best = self._chosen(run, attempt, remedy)
         number = attempt.number + 1
-        if best is None or self.adapter is None:
-            return self._planned(number, self._launch_argv(self.argv), now + wait_s, reason, passed_over=passed)
-        argv, edits = self.adapter.resume(self.argv, best.path, _output_dir(run, best))
-        return self._planned(number, self._launch_argv(argv), now + wait_s, reason, best, edits, passed)
+        carried = attempt.plan if remedy is None else remedy
+        argv, overlays = self._with(dict(carried.settings), number)
+        edits = self._changes(attempt, remedy)
+        if best is not None and self.adapter is not None:
+            argv, moves = self.adapter.resume(argv, best.path, _output_dir(run, best))
+            edits = (*moves, *edits)
+        return ev.Planned(
+            attempt=number,
+            argv=self._launch_argv(argv),
+            env=self._environment(number, carried.variables),
+            resume_from=best.path if best is not None and self.adapter is not None else None,
+            resume_step=best.step if best is not None and self.adapter is not None else None,
+            edits=edits,
+            not_before=now + wait_s,
+            reason=reason,
+            passed_over=tuple((c.path, c.why or "incomplete") for c in found if not c.complete and _newer(c, best)),
+            settings=carried.settings,
+            variables=carried.variables,
+            limits=carried.limits,
+            overlays=overlays,
+            rule=_cause_rule(attempt) if remedy is not None else None,
+            rung=remedy.rung if remedy is not None else None,
+            skipped=remedy.skipped if remedy is not None else (),
+        )
+
+    def _chosen(self, run: Run, attempt: Attempt, remedy: Remedy | None) -> ev.Checkpoint | None:
+        found = attempt.ended.checkpoints if attempt.ended else ()
+        if remedy is None or remedy.resume == "newest":
+            return newest_complete(found)
+        from guardian.core import facts, healing  # noqa: PLC0415 - the first launch does not wait for it
+
+        cause = attempt.diagnosed.cause if attempt.diagnosed else None
+        known = facts.facts_of(run, attempt) | (dict(cause.facts) if cause else {})
+        return healing.chosen(remedy.resume, found, attempt, known)
+
+    def _with(self, settings: dict[str, Value], number: int) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+        """The user's command with other values of the knobs, and the configuration files that go with it."""
+        if not settings or self.adapter is None:
+            return self.argv, ()
+        written = self.adapter.write(self.argv, settings)
+        folder = f"{attempt_folder(self.folder, number)}/overlays"
+        return tuple(word.replace(OVERLAYS, folder) for word in written.argv), written.overlays
+
+    def _changes(self, attempt: Attempt, remedy: Remedy | None) -> tuple[ev.Edit, ...]:
+        """What the remedy changes against the attempt before."""
+        if remedy is None:
+            return ()
+        from guardian.core import edits, healing  # noqa: PLC0415 - the first launch does not wait for it
+
+        before, now = dict(attempt.plan.settings), healing.present(attempt, self.adapter)
+        knobs = tuple(
+            ev.Edit(knob, _shown(now.get(knob)), _shown(value), edits.kind(knob))
+            for knob, value in remedy.settings
+            if knob not in before or before[knob] != value
+        )
+        return (*knobs, *remedy.edits)
 
     def _launch_argv(self, argv: tuple[str, ...]) -> tuple[str, ...]:
         return self.adapter.launch_argv(argv, self.python) if self.adapter else argv
 
-    def _planned(
-        self,
-        number: int,
-        argv: tuple[str, ...],
-        not_before: float,
-        reason: str,
-        checkpoint: ev.Checkpoint | None = None,
-        edits: tuple[ev.Edit, ...] = (),
-        passed_over: tuple[tuple[str, str], ...] = (),
-    ) -> ev.Planned:
-        return ev.Planned(
-            attempt=number,
-            argv=argv,
-            env=self._environment(number),
-            resume_from=checkpoint.path if checkpoint else None,
-            resume_step=checkpoint.step if checkpoint else None,
-            edits=edits,
-            not_before=not_before,
-            reason=reason,
-            passed_over=passed_over,
-        )
-
-    def _environment(self, number: int) -> tuple[tuple[str, str], ...]:
+    def _environment(self, number: int, variables: tuple[tuple[str, str], ...] = ()) -> tuple[tuple[str, str], ...]:
         """What is set on top of the caller's environment, and shown in the launch line."""
         # Without PYTHONUNBUFFERED a Python child's output lags by its 8 KiB buffer, and is lost in a kill.
         added = {wire.ENV_MARK: wire.mark(self.run, number), "PYTHONUNBUFFERED": "1"}
@@ -101,7 +157,7 @@ class Terms:
             added[wire.ENV_DIR] = attempt_folder(self.folder, number)
             added[wire.ENV_SPEC] = json.dumps(COMPANION_KNOBS)
             added["PYTHONPATH"] = ":".join(p for p in (self.companion, self.pythonpath) if p)
-        return tuple(added.items())
+        return tuple((added | dict(variables)).items())
 
 
 def attempt_folder(folder: str, number: int) -> str:
@@ -112,6 +168,16 @@ def attempt_folder(folder: str, number: int) -> str:
 def newest_complete(found: tuple[ev.Checkpoint, ...]) -> ev.Checkpoint | None:
     """The complete checkpoint with the highest step; of equal ones the first."""
     return max((c for c in found if c.complete), key=lambda c: c.step, default=None)
+
+
+def _cause_rule(attempt: Attempt) -> str | None:
+    cause = attempt.diagnosed.cause if attempt.diagnosed else None
+    return cause.rule if cause else None
+
+
+def _shown(value: Value) -> str | None:
+    """As one writes it in a command."""
+    return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _newer(one: ev.Checkpoint, best: ev.Checkpoint | None) -> bool:

@@ -39,6 +39,16 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Pending:
+    """How long a fatal line waits for the job to end, or to go on, by itself."""
+
+    settle_s: float = 30
+    """Without a finished step, evaluation or save; three typical steps where those are longer."""
+    unseen_s: float = 300
+    """The same where no companion tells of the steps."""
+
+
+@dataclass(frozen=True, slots=True)
 class Disk:
     """Room for the run folder."""
 
@@ -55,6 +65,7 @@ class Policy:
 
     budget: Budget = field(default_factory=Budget)
     stop: Stop = field(default_factory=Stop)
+    pending: Pending = field(default_factory=Pending)
     disk: Disk = field(default_factory=Disk)
 
 

@@ -388,7 +388,8 @@ def _logged(attempt: Attempt, event: ev.Logged, _: float) -> Attempt:
             break
         if known.step > event.step or known == event:
             return attempt
-    return replace(attempt, logged=attempt.logged.append(event))
+    wall = attempt.step_wall if event.wall is None else max(attempt.step_wall or 0.0, event.wall)
+    return replace(attempt, logged=attempt.logged.append(event), step_wall=wall)
 
 
 def _hit(attempt: Attempt, event: ev.Hit, _: float) -> Attempt:
@@ -410,6 +411,12 @@ def _longest_seen(attempt: Attempt, event: ev.LongestSeen, _: float) -> Attempt:
         return attempt
     others = tuple(one for one in attempt.longest if one.rank != event.rank)
     return replace(attempt, longest=(*others, event))
+
+
+def _phase_changed(attempt: Attempt, event: ev.PhaseChanged, _: float) -> Attempt:
+    """An evaluation or a save that begins or ends is a sign of life like a step."""
+    attempt = replace(attempt, step_wall=max(attempt.step_wall or 0.0, event.wall or 0.0))
+    return replace(attempt, phase=event.phase) if event.rank == 0 else attempt
 
 
 def _checkpoint_seen(attempt: Attempt, event: ev.CheckpointSeen, _: float) -> Attempt:
@@ -458,7 +465,7 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.StepDone: _step_done,
     ev.LossSeen: _loss_seen,
     ev.Logged: _logged,
-    ev.PhaseChanged: lambda a, e, _: replace(a, phase=e.phase) if e.rank == 0 else a,
+    ev.PhaseChanged: _phase_changed,
     ev.Saved: lambda a, e, _: replace(a, announced=a.announced | {e.path}),
     ev.Acknowledged: lambda a, e, _: a if e in a.acknowledged else replace(a, acknowledged=(*a.acknowledged, e)),
 }
