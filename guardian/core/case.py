@@ -6,6 +6,7 @@ import re
 
 from guardian.core.events import Hit, Line
 from guardian.core.exits import Exit, normal, signal_name
+from guardian.core.facts import facts_of
 from guardian.core.metrics import progress
 from guardian.core.rules import PROGRESS, Rule
 from guardian.core.run import Attempt, Run
@@ -36,12 +37,16 @@ class Case:
     first_rank: int | None
     """The number of that rank on its node."""
     tail: tuple[Line, ...]
-    facts: dict[str, float | None]
+    facts: dict[str, float | str]
 
     @property
     def ended_by_us(self) -> bool:
         """Guardian stopped it, and not only what a fallen launcher had left."""
         return self.attempt.stop is not None and (bool(self.run.stop_requests) or not fell_first(self.attempt))
+
+    def hits_of(self, rule: Rule) -> list[Hit]:
+        """The rule's own."""
+        return [hit for hit in self.hits if hit.rule == rule.id]
 
     @property
     def exits(self) -> tuple[Exit, ...]:
@@ -65,7 +70,7 @@ def make(rules: tuple[Rule, ...], attempt: Attempt, run: Run) -> Case:
         deaths=(*of_rank, *([of_job] if own.seen else [])),
         first_rank=_number(ranks[0][1], "local_rank") if ranks else None,
         tail=tail,
-        facts={"steps_done": float(_steps_done(run))},
+        facts=facts_of(run, attempt),
     )
 
 
@@ -85,15 +90,6 @@ def _number(hit: Hit, name: str) -> int | None:
     """A capture that is a whole number of a sensible size."""
     text = dict(hit.captures).get(name, "")
     return int(text) if re.fullmatch(r"-?[0-9]{1,4}", text) else None
-
-
-def _steps_done(run: Run) -> int:
-    """Optimizer steps that the run has completed, over all its attempts."""
-    done = 0
-    for attempt in run.attempts:
-        begun = attempt.hello.step if attempt.hello else attempt.plan.resume_step or 0
-        done += max(0, (attempt.last_step or 0) - begun)
-    return done
 
 
 def last_step(attempt: Attempt) -> int | None:

@@ -8,14 +8,15 @@ and at last what is unknown, said as such. The first line of evidence is always 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from guardian.core import case as cases
-from guardian.core import tracebacks
+from guardian.core import judging, tracebacks
 from guardian.core.case import Case, Death
 from guardian.core.events import Cause, Diagnosed, Hit, Line
 from guardian.core.exits import SIGNALS, signal_name
-from guardian.core.rules import Rule, filled
+from guardian.core.rules import Rule, Seen, filled
 from guardian.core.run import Attempt, Run
 
 EXIT_0_EARLY = "exit_0_early"
@@ -167,17 +168,16 @@ def _failed(case: Case) -> Cause:
 def _named(case: Case, role: str) -> Cause | None:
     """The earliest of the rules of a role that the log makes true, without those that another one explains."""
     hits = [hit for hit in case.hits if _counts(case, hit)]
-    true: list[tuple[Hit, Rule]] = []
-    for rule in (r for r in case.rules if r.role == role):
-        own = [hit for hit in hits if hit.rule == rule.id]
-        if own and rule.holds(frozenset(hit.pattern for hit in own), case.exits):
-            true.append((own[0], rule))
-    explained = {failure for _, rule in true for failure in rule.explains if failure != rule.failure}
-    left = [one for one in true if one[1].failure not in explained] or true
+    held = judging.held(case.rules, hits, case.exits, case.facts, case.attempt.logged)
+    true = [one for one in held if one.rule.role == role and one.line is not None]
+    explained = {failure for one in true for failure in one.rule.explains if failure != one.rule.failure}
+    left = [one for one in true if one.rule.failure not in explained] or true
     if not left:
         return None
-    hit, rule = min(left, key=lambda one: one[0].offset)
-    return _of_rule(case, rule, hit.line, dict(hit.captures))
+    first = left[0]
+    assert first.line is not None
+    symptoms = dict.fromkeys(one.rule.failure for one in held if one.rule.failure in first.rule.explains)
+    return replace(_of_rule(case, first.rule, first.line, dict(first.captures)), symptoms=tuple(symptoms))
 
 
 def _counts(case: Case, hit: Hit) -> bool:
@@ -190,29 +190,16 @@ def _counts(case: Case, hit: Hit) -> bool:
 def _died(case: Case) -> Cause | None:
     """By the way the process ended: the kernel's kill, or a rule about exits."""
     killed = next((death for death in case.deaths if death.exit.signal == SIGNALS["SIGKILL"]), None)
-    if killed is not None:
-        return _killed(case, killed)
-    for rule in (r for r in case.rules if r.role == "cause" and not r.patterns_needed):
-        for death in case.deaths:
-            if rule.holds(frozenset(), (death.exit,)):
-                return _of_rule(case, rule, death.line, {})
-    return None
+    for rule in (r for r in case.rules if r.role == "cause"):
+        for death in case.deaths if killed is None else (killed,):
+            if rule.holds(Seen(exits=(death.exit,), facts=case.facts)):
+                return _of_rule(case, rule, death.line, {}, judging.evidence(rule, case.facts))
+    return _killed(case, killed) if killed is not None else None
 
 
 def _killed(case: Case, death: Death) -> Cause:
     """SIGKILL leaves no word: the kernel's counter alone can tell its OOM killer from somebody's kill -9."""
-    counted = case.attempt.ended.oom_kills if case.attempt.ended else None
-    if counted:
-        kills = f"the kernel counted {counted} OOM {'kill' if counted == 1 else 'kills'} during the attempt"
-        return Cause(
-            id="host_oom",
-            variant=None,
-            rule=None,
-            title="The kernel killed it because memory ran out",
-            evidence=(death.line, Line(None, kills)),
-            retries=1,
-            advice="Give it more memory, or fewer data loader workers, a smaller device batch, shorter sequences.",
-        )
+    counted = case.facts.get("oom_kills")
     seen = "; the kernel counted no OOM kill" if counted == 0 else ""
     return Cause(
         id="preempted_or_interrupted",
@@ -221,7 +208,7 @@ def _killed(case: Case, death: Death) -> Cause:
         title=f"Ended from outside by SIGKILL{seen}",
         evidence=(death.line, *_last_lines(case.tail)),
         retries=None,
-        blind=() if counted == 0 else (KERNEL_COUNTER,),
+        blind=() if counted is not None else (KERNEL_COUNTER,),
     )
 
 
@@ -247,7 +234,7 @@ def _exception(case: Case) -> Cause | None:
         return Cause(
             "code_bug", None, None, "An exception ended the job", (chosen,), 1 if case.facts["steps_done"] else 0
         )
-    return _of_rule(case, rule, chosen, dict(hit.captures) if hit else {})
+    return _of_rule(case, rule, chosen, dict(judging.captures(hit, case.hits_of(rule))) if hit else {})
 
 
 def _deciding(case: Case, lines: list[Line]) -> Line | None:
@@ -301,21 +288,27 @@ def _not_started(error: str) -> Cause:
 # --- words -------------------------------------------------------------------------------------------------------
 
 
-def _of_rule(case: Case, rule: Rule, line: Line, captures: dict[str, str]) -> Cause:
-    fields = _exit_fields(case) | captures
-    advice = rule.advice(case.facts)
+def _of_rule(
+    case: Case, rule: Rule, line: Line, captures: Mapping[str, float | str], more: tuple[Line, ...] = ()
+) -> Cause:
+    facts = {**case.facts, **captures}
+    fields = {**_exit_fields(case), **facts}
+    variant = rule.variant(facts)
+    name = variant.name if variant else None
+    advice = rule.advice(facts, name)
     return Cause(
         id=rule.failure,
-        variant=None,
+        variant=name,
         rule=rule.id,
-        title=filled(rule.title, fields),
-        evidence=(Line(line.number, line.text.strip()),),
-        retries=rule.retries(case.facts),
+        title=filled((variant.title if variant else None) or rule.title, fields),
+        evidence=(Line(line.number, line.text.strip()), *more),
+        retries=rule.retries(facts, name),
         advice=filled(advice, fields) if advice else None,
+        facts=tuple(sorted(facts.items())),
     )
 
 
-def _exit_fields(case: Case) -> dict[str, str]:
+def _exit_fields(case: Case) -> dict[str, float | str]:
     """What a rule's text can name without capturing it."""
     if not case.deaths:
         return {}

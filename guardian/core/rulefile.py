@@ -1,74 +1,75 @@
-"""Read a rule file: one failure per file, TOML, every complaint with its line.
+r"""Read a rule file: one failure per file, TOML, every complaint with its line.
 
-id = "port-in-use"                  # of the file's own choosing: lower case, digits, dashes
-class = "port_in_use"               # what it is called in reports: CLASSES
-title = "The port {port} is taken"  # {name}: what a pattern captured as (?P<name>...); {exit}: how it ended
+id = "cuda-oom"                     # of the file's own choosing: lower case, digits, dashes
+class = "cuda_oom"                  # what it is called in reports: CLASSES
+title = "No room for {asked_mib} MiB"  # {name}: a fact, or what a pattern captured as (?P<name>...); {exit}: its end
 role = "cause"                      # see ROLES
-explains = ["network"]              # classes that are its consequences where both are seen
+explains = ["nccl_timeout"]         # classes that are its consequences where both are seen
 false_friends = "What looks like it and is not."
-[match]                             # at least one of `any`, and each of `all`
-any = [{ log = 'address already in use' }, { exit = [98, "SIGABRT"] }]
+[match]                             # at least one of `any`, each of `all`, none of `unless`
+any = [
+  { log = 'out of memory\. Tried to allocate (?P<asked_mib>[\d.]+ [KMG]iB)' },
+  { exit = [98, "SIGABRT"] },
+  { series = "grad_norm", is = "nan", times = 3 },    # the latest so many logs in a row; see windows.py
+  { fact = "oom_kills > 0" },                         # see facts.py
+  { rule = "another-rules-id" },
+  { all = [{ log = 'a' }, { exit = 1 }] },            # joined once more, no deeper
+]
+capture = ['(?P<idle_mib>[\d.]+ [KMG]iB) is reserved']  # tells more about a hit within 30 lines of it
+confirm = "stall"                   # see CONFIRMS; left out: "exit"
+settle = "30 s"                     # of a stall: so long without an optimizer step
+within = "10 min"                   # of series: the decisive logs took no longer
+[[variant]]                         # the first whose `when` is true; its ladder goes on into the rule's
+name = "fragmentation"
+when = { idle_mib = ">= asked_mib" }
+[[variant.try]]
+env = { PYTORCH_CUDA_ALLOC_CONF = "+expandable_segments:True" }  # "+" merges into a list of key:value
 [[try]]                             # the ladder, from the top; a rung whose `when` is not true is left out
-when = { steps_done = "> 0" }
-restart = true                      # the same command again, from the newest checkpoint
-repeat = 3                          # so often ("once" if left out, "budget": as the policy allows)
+when = { steps_done = "> 0" }       # a list of such tables: one of them
+set = { device_batch = "halve", accumulation = "keep-effective-batch" }
+repeat = "until-floor"              # "once" if left out, a number, "budget" (as the policy allows)
+[[try]]
+wait = { until = "disk_free_mib > 1024", at_most = "10 min" }
+resume = "previous"                 # "newest" if left out, "scratch", "before:first_bad_step"
 advise = "..."
 [[try]]
 give_up = "What the user can do."
 
-A pattern that captures (?P<exitcode>...) tells how the process ended that its line is about, as torchrun does of the
-rank that fell first, and (?P<local_rank>...) which one it was: conditions on exits then hold for it too.
+A group whose name ends in _mib or _s takes number and unit together and becomes a number in that unit. A pattern that
+captures (?P<exitcode>...) tells how the process ended that its line is about, as torchrun does of the rank that fell
+first, and (?P<local_rank>...) which one it was: conditions on exits then hold for it too.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
-from guardian.core.exits import SIGNALS
-from guardian.core.rules import CLASSES, FACTS, FIELD, ROLES, Comparison, Condition, ExitIs, Log, Rule, Rung
-from guardian.core.tomltext import Path, line_of
-from guardian.core.values import dataclass
+from guardian.core import matchfile
+from guardian.core.facts import FACTS
+from guardian.core.ladderfile import ladder
+from guardian.core.rules import CLASSES, CONFIRMS, FIELD, ROLES, Rule, RuleIs, Variant
+from guardian.core.rungs import Rung
+from guardian.core.tomltable import Complaint, Reader, Table, nearest
+from guardian.core.tomltext import Path
 
-MAX_PATTERN = 2000
 _ID = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_TEST = re.compile(r"(==|!=|<=|>=|<|>)\s*(-?\d+(?:\.\d+)?)")
-_GROUP = re.compile(r"\(\?P<(\w+)>")
-_TEXT_END = re.compile(r"(?<!\\)(?:\\\\)*\\[Az]")
-_WIDE_CLASS = re.compile(r"\[[^\]]*[^\x00-\x7f]")
-
-
-@dataclass(frozen=True, slots=True)
-class Complaint:
-    """Why a rule file cannot be used as written."""
-
-    file: str
-    line: int
-    key: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.key}: {self.message}"
-
-
-RegexProblem = Callable[[str], str | None]
+_HEADER = ("id", "class", "title", "role", "explains", "false_friends", "match", "variant", "try")
 
 
 def parse(
-    tables: Mapping[str, object], text: str, file: str, regex_problem: RegexProblem
+    tables: Mapping[str, object], text: str, file: str, regex_problem: matchfile.RegexProblem
 ) -> tuple[Rule | None, tuple[Complaint, ...]]:
     """The rule in a file, or every complaint about it. `regex_problem` says why the matcher refuses a pattern."""
-    reader = _Reader(text, file, [])
-    top = _Table(reader, (), tables)
-    top.only("id", "class", "title", "role", "explains", "false_friends", "match", "try")
-    identity = top.text("id")
-    if identity and not _ID.fullmatch(identity):
-        top.complain("id", "must be lower-case words joined by dashes")
-    match = _Table(reader, ("match",), top.table("match"))
-    match.only("any", "all")
-    conditions = {key: _conditions(match, key, regex_problem) for key in ("any", "all")}
-    if not reader.complaints and not any(conditions.values()):
+    reader = Reader(text, file, [])
+    top = Table(reader, (), tables)
+    top.only(*_HEADER)
+    identity = _identity(top, "id")
+    match = Table(reader, ("match",), top.table("match"))
+    match.only("any", "all", "unless", "capture", "confirm", "settle", "within")
+    joined = {key: matchfile.conditions(match, key, regex_problem) for key in ("any", "all", "unless")}
+    if not reader.complaints and not joined["any"] and not joined["all"]:
         top.complain("match", "must name at least one condition in any or all")
     rule = Rule(
         id=identity,
@@ -77,12 +78,22 @@ def parse(
         role=top.choice("role", ROLES),
         explains=tuple(top.known("explains", one, CLASSES) for one in top.texts("explains")),
         false_friends=top.text("false_friends", required=False) or None,
-        any=conditions["any"],
-        all=conditions["all"],
-        ladder=_ladder(top),
+        any=joined["any"],
+        all=joined["all"],
+        ladder=(),
+        unless=joined["unless"],
+        capture=matchfile.patterns(match, "capture", regex_problem),
+        confirm=match.choice("confirm", CONFIRMS) if "confirm" in match.values else "exit",
+        settle_s=match.seconds("settle"),
+        within_s=match.seconds("within"),
         source=file,
     )
-    _check_fields(top, rule)
+    _check_modifiers(match, rule)
+    captured = {name for pattern in rule.patterns for name in matchfile.groups(pattern)}
+    if not top.values.get("try"):
+        top.complain("try", "a rule says what to try: at least one [[try]]")
+    rule = replace(rule, ladder=ladder(top, captured), variants=_variants(top, captured))
+    _check_fields(top, rule, captured)
     return (None if reader.complaints else rule), tuple(reader.complaints)
 
 
@@ -100,201 +111,77 @@ def merge(
                 complaints.append(Complaint(rule.source, line(rule), "id", message))
             own[rule.id] = rule
         merged |= own
+    for rule in merged.values():
+        complaints += [Complaint(rule.source, line(rule), "match", why) for why in _leaning_problems(rule, merged)]
     return tuple(merged.values()), tuple(complaints)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """The file that is being read, and what is wrong with it so far."""
-
-    text: str
-    file: str
-    complaints: list[Complaint]
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """One table of the file; every getter returns something of its type and complains where it had to invent it."""
-
-    reader: _Reader
-    path: Path
-    values: Mapping[str, object]
-
-    def complain(self, key: str, message: str, value: object = None) -> None:
-        at = (*self.path, key) if key else self.path
-        name = "".join(f"[{p + 1}]" if isinstance(p, int) else f".{p}" for p in at).lstrip(".")
-        line = line_of(self.reader.text, at, value)
-        self.reader.complaints.append(Complaint(self.reader.file, line, name, message))
-
-    def only(self, *keys: str) -> None:
-        for key in self.values:
-            if key not in keys:
-                self.complain(key, f"there is no such key here{_nearest(key, keys)}", key)
-
-    def text(self, key: str, *, required: bool = True) -> str:
-        value = self.values.get(key)
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-        if required or key in self.values:
-            self.complain(key, "must be a text, not empty" if key in self.values else "is missing")
-        return ""
-
-    def texts(self, key: str) -> list[str]:
-        value = self.values.get(key, [])
-        if isinstance(value, list) and all(isinstance(one, str) for one in value):
-            return value
-        self.complain(key, "must be a list of texts")
-        return []
-
-    def table(self, key: str) -> Mapping[str, object]:
-        value = self.values.get(key)
-        if isinstance(value, dict):
-            return value
-        self.complain(key, f"must be a section: [{key}]" if key in self.values else "is missing")
-        return {}
-
-    def choice(self, key: str, known: Iterable[str]) -> str:
-        value = self.text(key)
-        return self.known(key, value, known) if value else ""
-
-    def known(self, key: str, value: str, known: Iterable[str]) -> str:
-        if value not in known:
-            self.complain(key, f"{value!r} is not known here{_nearest(value, known)}", value)
-        return value
-
-    def flag(self, key: str) -> bool:
-        value = self.values.get(key, False)
-        if not isinstance(value, bool):
-            self.complain(key, "must be true or false")
-        return value is True
+def _leaning_problems(rule: Rule, rules: Mapping[str, Rule]) -> list[str]:
+    """What is wrong with the rules that a rule asks for."""
+    asked = _asked(rule)
+    wrong = [f"there is no rule {name!r}{nearest(name, rules)}" for name in asked if name not in rules]
+    seen: set[str] = set()
+    ahead = list(asked)
+    while ahead:
+        name = ahead.pop()
+        if name in rules and name not in seen:
+            seen.add(name)
+            ahead += _asked(rules[name])
+    return [*wrong, f"{rule.id!r} asks for itself"] if rule.id in seen else wrong
 
 
-def _conditions(match: _Table, key: str, regex_problem: RegexProblem) -> tuple[Condition, ...]:
-    listed = match.values.get(key, [])
-    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-        match.complain(key, "must be a list of conditions: [{ log = '...' }, { exit = 1 }]")
-        return ()
-    found: list[Condition] = []
-    for place, one in enumerate(listed):
-        table = _Table(match.reader, (*match.path, key, place), one)
-        table.only("log", "exit")
-        if len(one) != 1:
-            table.complain("", "must hold one condition, log or exit")
-        elif "log" in one:
-            found.append(_log(table, regex_problem))
-        elif "exit" in one:
-            found.append(_exit(table, one["exit"]))
+def _asked(rule: Rule) -> list[str]:
+    return [one.id for one in rule.conditions if isinstance(one, RuleIs)]
+
+
+def _identity(table: Table, key: str) -> str:
+    value = table.text(key)
+    if value and not _ID.fullmatch(value):
+        table.complain(key, "must be lower-case words joined by dashes")
+    return value
+
+
+def _check_modifiers(match: Table, rule: Rule) -> None:
+    """Modifiers that would do nothing are slips."""
+    if rule.settle_s is not None and rule.confirm != "stall":
+        match.complain("settle", 'is for confirm = "stall" alone')
+    if rule.within_s is not None and not rule.series:
+        match.complain("within", "is for series conditions alone")
+
+
+_VARIANT = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+
+
+def _variants(top: Table, captured: Collection[str]) -> tuple[Variant, ...]:
+    found: list[Variant] = []
+    for one in top.tables("variant", "must be sections: [[variant]]"):
+        one.only("name", "when", "title", "try")
+        name = one.text("name")
+        if name and not _VARIANT.fullmatch(name):
+            one.complain("name", "must be lower-case words joined by underscores")
+        if name in [known.name for known in found]:
+            one.complain("name", f"{name!r} is used twice; `when` may be a list", name)
+        if "when" not in one.values:
+            one.complain("when", "is missing")
+        title = one.text("title", required=False) or None
+        found.append(Variant(name, matchfile.when(one, "when", captured), title, ladder(one, captured)))
     return tuple(found)
 
 
-def _log(table: _Table, regex_problem: RegexProblem) -> Log:
-    pattern = table.values["log"]
-    if not isinstance(pattern, str) or not pattern:
-        table.complain("log", "must be a regular expression between single quotes")
-        return Log("")
-    problem = _pattern_problem(pattern) or regex_problem(pattern)
-    if problem:
-        table.complain("log", problem, pattern)
-    return Log(pattern)
-
-
-def _pattern_problem(pattern: str) -> str | None:
-    """What the matcher would accept and yet would not mean the same everywhere."""
-    if len(pattern) > MAX_PATTERN:
-        return f"is longer than {MAX_PATTERN} characters"
-    if _TEXT_END.search(pattern):
-        return r"\A and \z mean the whole text here; ^ and $ are the ends of a line"
-    if _WIDE_CLASS.search(pattern):
-        return "a letter outside ASCII cannot stand in [...]: patterns match bytes"
-    return None
-
-
-def _exit(table: _Table, value: object) -> ExitIs:
-    listed = value if isinstance(value, list) else [value]
-    codes, signals = set(), set()
-    for one in listed:
-        if isinstance(one, str) and one in SIGNALS:
-            signals.add(SIGNALS[one])
-        elif isinstance(one, int) and not isinstance(one, bool) and 0 <= one <= 255:
-            codes.add(one)
-        else:
-            near = _nearest(one, SIGNALS) if isinstance(one, str) else ""
-            table.complain("exit", f"{one!r} is neither a code from 0 to 255 nor the name of a signal{near}", one)
-    if not listed:
-        table.complain("exit", "must name a code or a signal")
-    return ExitIs(frozenset(codes), frozenset(signals))
-
-
-def _ladder(top: _Table) -> tuple[Rung, ...]:
-    listed = top.values.get("try", [])
-    if not isinstance(listed, list) or not listed or not all(isinstance(one, dict) for one in listed):
-        top.complain("try", "a rule says what to try: at least one [[try]]")
-        return ()
-    return tuple(_rung(_Table(top.reader, ("try", place), one)) for place, one in enumerate(listed))
-
-
-def _rung(table: _Table) -> Rung:
-    table.only("when", "restart", "repeat", "give_up", "advise")
-    restart = table.flag("restart")
-    give_up = table.text("give_up", required=False) or None
-    if restart == (give_up is not None):
-        table.complain("", "must either restart or give_up")
-    return Rung(
-        restart=restart,
-        repeat=_repeat(table),
-        give_up=give_up,
-        advise=table.text("advise", required=False) or None,
-        when=_when(table),
-    )
-
-
-def _repeat(table: _Table) -> int | None:
-    value = table.values.get("repeat", "once")
-    if value == "budget":
-        return None
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    if value != "once":
-        table.complain("repeat", 'must be "once", a number from 1, or "budget"')
-    return 1
-
-
-def _when(table: _Table) -> tuple[Comparison, ...]:
-    asked = table.values.get("when", {})
-    if not isinstance(asked, dict):
-        table.complain("when", 'must hold facts: { steps_done = "> 0" }')
-        return ()
-    tests = []
-    inner = _Table(table.reader, (*table.path, "when"), asked)
-    for fact, text in asked.items():
-        match = _TEST.fullmatch(text) if isinstance(text, str) else None
-        if fact not in FACTS:
-            inner.complain(fact, f"there is no such fact{_nearest(fact, FACTS)}")
-        elif match is None:
-            inner.complain(fact, 'must be a comparison with a number, like "> 0"')
-        else:
-            tests.append(Comparison(fact, match[1], float(match[2])))
-    return tuple(tests)
-
-
-def _check_fields(top: _Table, rule: Rule) -> None:
-    """A text may only name what a pattern of the rule captures."""
-    captured = {"exit", *(name for pattern in rule.patterns for name in _GROUP.findall(pattern))}
-    texts: list[tuple[Path, str]] = [(("title",), rule.title)]
-    for place, rung in enumerate(rule.ladder):
-        texts += [
-            (("try", place, key), text) for key, text in (("give_up", rung.give_up), ("advise", rung.advise)) if text
-        ]
+def _check_fields(top: Table, rule: Rule, captured: Collection[str]) -> None:
+    """A text may only name facts and what a pattern of the rule captures."""
+    known = {"exit", *captured, *FACTS}
+    texts: list[tuple[Path, str | None]] = [(("title",), rule.title), *_texts(("try",), rule.ladder)]
+    for place, variant in enumerate(rule.variants):
+        texts += [(("variant", place, "title"), variant.title), *_texts(("variant", place, "try"), variant.ladder)]
     for path, text in texts:
-        for field in FIELD.findall(text):
-            if field not in captured:
-                table = _Table(top.reader, path[:-1], {})
-                table.complain(str(path[-1]), f"no pattern captures {{{field}}}{_nearest(field, captured)}")
+        for name in FIELD.findall(text or ""):
+            if name not in known:
+                table = Table(top.reader, path[:-1], {})
+                near = nearest(name, captured) if captured else nearest(name, known)
+                table.complain(str(path[-1]), f"no pattern captures {{{name}}}{near}")
 
 
-def _nearest(name: object, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(names)}" if names else ""
+def _texts(path: Path, ladder: tuple[Rung, ...]) -> list[tuple[Path, str | None]]:
+    given = [((*path, place, "give_up"), rung.give_up) for place, rung in enumerate(ladder)]
+    return given + [((*path, place, "advise"), rung.advise) for place, rung in enumerate(ladder)]

@@ -6,10 +6,15 @@ What a rule file looks like stands in `rulefile`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
 
+from guardian.core.events import Logged
 from guardian.core.exits import Exit
+from guardian.core.rungs import Comparison, Facts, Rung, When
+from guardian.core.units import shown
 from guardian.core.values import dataclass
+from guardian.core.windows import Series, find
 
 # The vocabulary of failures; public: it stands in journals, in --json output and in users' rule files.
 CLASSES = (
@@ -41,12 +46,14 @@ CLASSES = (
 )
 ROLES = ("cause", "fallback", "symptom")
 """A `fallback` speaks only when no `cause` does (an exception of any kind), a `symptom` only when neither does."""
-FACTS = {"steps_done": "optimizer steps that the run has completed, over all its attempts"}
+CONFIRMS = ("exit", "line", "stall")
+"""When a rule may act: at the end only, as soon as it is true, or when no optimizer step completes any more."""
 PROGRESS = "(progress)"
 """In place of a rule's id: the trainer logged steps after every hit before this line. No rule can be called so."""
+NEAR_LINES = 30
+"""A capture pattern belongs to a hit that is so near."""
 
 FIELD = re.compile(r"\{(\w+)\}")
-Facts = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,35 +74,55 @@ class ExitIs:
         return one.code in self.codes if one.signal is None else one.signal in self.signals
 
 
-Condition = Log | ExitIs
+@dataclass(frozen=True, slots=True)
+class FactIs:
+    """A fact that compares so."""
+
+    test: Comparison
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """A fact compared with a number; a fact that is unknown makes it not true."""
+class RuleIs:
+    """Another rule is true."""
 
-    fact: str
-    operator: str
-    value: float
+    id: str
 
-    def holds(self, facts: Facts) -> bool:
-        fact = facts.get(self.fact)
-        if fact is None:
-            return False
-        signs = {"==": fact == self.value, "!=": fact != self.value, "<": fact < self.value, ">": fact > self.value}
-        return signs[self.operator] if self.operator in signs else signs[self.operator[0]] or signs["=="]
+
+Plain = Log | ExitIs | Series | FactIs | RuleIs
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
-    """One thing to try."""
+class Group:
+    """Conditions joined inside another list: at least one of `any`, and each of `all`."""
 
-    restart: bool
-    repeat: int | None = 1
-    """None: as often as the policy's budget allows."""
-    give_up: str | None = None
-    advise: str | None = None
-    when: tuple[Comparison, ...] = ()
+    any: tuple[Plain, ...] = ()
+    all: tuple[Plain, ...] = ()
+
+
+Condition = Plain | Group
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a rule is held against."""
+
+    patterns: frozenset[int] = frozenset()
+    """Numbers of the rule's own log patterns that occurred."""
+    exits: tuple[Exit, ...] = ()
+    facts: Facts = field(default_factory=dict)
+    logged: Sequence[Logged] = ()
+    rules: frozenset[str] = frozenset()
+    """Other rules that are true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A form of the failure that wants another answer; its ladder goes on into the rule's."""
+
+    name: str
+    when: When
+    title: str | None
+    ladder: tuple[Rung, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,55 +139,124 @@ class Rule:
     any: tuple[Condition, ...]
     all: tuple[Condition, ...]
     ladder: tuple[Rung, ...]
+    unless: tuple[Condition, ...] = ()
+    capture: tuple[str, ...] = ()
+    """Patterns whose named groups near a hit tell more of it."""
+    confirm: str = "exit"
+    settle_s: float | None = None
+    """How long no step may complete before a stalled job is acted on; None: as the policy says."""
+    within_s: float | None = None
+    """The logs that make a series condition true came within so long."""
+    variants: tuple[Variant, ...] = ()
     source: str = ""
     """The file it came from."""
 
     @property
-    def patterns(self) -> tuple[str, ...]:
-        """Its log patterns; their places are the numbers in `Hit.pattern`."""
-        return tuple(c.pattern for c in (*self.any, *self.all) if isinstance(c, Log))
+    def conditions(self) -> tuple[Plain, ...]:
+        """All of them, in the order of the file: any, all, unless."""
+        listed: list[Plain] = []
+        for one in (*self.any, *self.all, *self.unless):
+            listed += (*one.any, *one.all) if isinstance(one, Group) else (one,)
+        return tuple(listed)
 
     @property
-    def patterns_needed(self) -> bool:
-        """Whether no exit alone can make it true."""
-        logs = [isinstance(c, Log) for c in self.all]
-        return any(logs) or (bool(self.any) and all(isinstance(c, Log) for c in self.any))
+    def patterns(self) -> tuple[str, ...]:
+        """Its log patterns, at last those that only capture; their places are the numbers in `Hit.pattern`."""
+        return (*(one.pattern for one in self.conditions if isinstance(one, Log)), *self.capture)
 
-    def holds(self, hit: frozenset[int], exits: tuple[Exit, ...]) -> bool:
-        """Whether the patterns with these numbers and one of these exits make it true."""
-        number = -1
-        answers = []
-        for condition in (*self.any, *self.all):
-            if isinstance(condition, Log):
-                number += 1
-                answers.append(number in hit)
-            else:
-                answers.append(any(condition.holds(one) for one in exits))
-        either, each = answers[: len(self.any)], answers[len(self.any) :]
-        return (any(either) or not either) and all(each)
+    @property
+    def speaking(self) -> frozenset[int]:
+        """The numbers of the patterns that help to make it true: not those of `unless`, not the captures."""
+        number, speaking = 0, set()
+        for part, speaks in ((self.any, True), (self.all, True), (self.unless, False)):
+            for one in part:
+                for plain in (*one.any, *one.all) if isinstance(one, Group) else (one,):
+                    if isinstance(plain, Log):
+                        speaking |= {number} if speaks else set()
+                        number += 1
+        return frozenset(speaking)
 
-    def rungs(self, facts: Facts) -> tuple[Rung, ...]:
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """Its conditions on logged numbers, but for those of `unless`."""
+        listed: list[Series] = []
+        for one in (*self.any, *self.all):
+            plain = (*one.any, *one.all) if isinstance(one, Group) else (one,)
+            listed += [p for p in plain if isinstance(p, Series)]
+        return tuple(listed)
+
+    def holds(self, seen: Seen) -> bool:
+        """Whether what was seen makes it true; what is unknown makes no condition true."""
+        return self.answer(seen) is True
+
+    def answer(self, seen: Seen) -> bool | None:
+        """As `holds`; None: it hangs on facts that are unknown."""
+        patterns = iter(range(len(self.patterns)))
+        either = [self._one(one, seen, patterns) for one in self.any]
+        each = [self._one(one, seen, patterns) for one in self.all]
+        unless = [self._one(one, seen, patterns) for one in self.unless]
+        if True in unless:
+            return False
+        return _all([*([_any(either)] if either else []), *each])
+
+    def _one(self, condition: Condition, seen: Seen, patterns: Iterator[int]) -> bool | None:
+        """Log patterns take their numbers in the order of the file, so every condition is asked."""
+        if isinstance(condition, Group):
+            either = [self._one(one, seen, patterns) for one in condition.any]
+            each = [self._one(one, seen, patterns) for one in condition.all]
+            return _all([*([_any(either)] if either else []), *each])
+        if isinstance(condition, Log):
+            return next(patterns) in seen.patterns
+        if isinstance(condition, ExitIs):
+            return any(condition.holds(one) for one in seen.exits)
+        if isinstance(condition, Series):
+            return find(condition, seen.logged, self.within_s) is not None
+        return condition.test.answer(seen.facts) if isinstance(condition, FactIs) else condition.id in seen.rules
+
+    def unknown(self, facts: Facts) -> tuple[str, ...]:
+        """The unknown facts that its conditions ask for."""
+        tests = [one.test for one in self.conditions if isinstance(one, FactIs)]
+        return tuple(dict.fromkeys(name for test in tests for name in test.unknown(facts)))
+
+    def variant(self, facts: Facts) -> Variant | None:
+        """The first of its variants that these facts make; None: the failure as such."""
+        return next((one for one in self.variants if one.when.holds(facts)), None)
+
+    def ladder_of(self, variant: str | None) -> tuple[Rung, ...]:
+        """The rungs of a variant, then the rule's own."""
+        own = next((one.ladder for one in self.variants if one.name == variant), ())
+        return (*own, *self.ladder)
+
+    def rungs(self, facts: Facts, variant: str | None = None) -> tuple[Rung, ...]:
         """The ladder as it stands under these facts."""
-        return tuple(rung for rung in self.ladder if all(test.holds(facts) for test in rung.when))
+        return tuple(rung for rung in self.ladder_of(variant) if rung.when.holds(facts))
 
-    def retries(self, facts: Facts) -> int | None:
-        """Restarts before it gives up; None: the policy's budget."""
+    def retries(self, facts: Facts, variant: str | None = None) -> int | None:
+        """Restarts before it gives up; None: as the policy's budget allows, or as there are steps to a floor."""
         total = 0
-        for rung in self.rungs(facts):
+        for rung in self.rungs(facts, variant):
             if rung.give_up is not None:
                 break
-            if rung.repeat is None:
+            if not isinstance(rung.repeat, int):
                 return None
             total += rung.repeat
         return total
 
-    def advice(self, facts: Facts) -> str | None:
+    def advice(self, facts: Facts, variant: str | None = None) -> str | None:
         """What to tell the user: the first rung's advice, else what it would say on giving up."""
-        rungs = self.rungs(facts)
+        rungs = self.rungs(facts, variant)
         advise = next((r.advise for r in rungs[:1] if r.advise), None)
         return advise or next((r.give_up for r in rungs if r.give_up), None)
 
 
-def filled(text: str, captures: Mapping[str, str]) -> str:
-    """The text with its {fields}; what no pattern captured this time is "an unknown amount"."""
-    return FIELD.sub(lambda m: captures.get(m[1], "an unknown amount"), text)
+def _any(answers: Sequence[bool | None]) -> bool | None:
+    return True if True in answers else None if None in answers else False
+
+
+def _all(answers: Sequence[bool | None]) -> bool | None:
+    return False if False in answers else None if None in answers else True
+
+
+def filled(text: str, facts: Mapping[str, float | str | None]) -> str:
+    """The text with its {fields}; what nothing told of this time is "an unknown amount"."""
+    return FIELD.sub(lambda m: "an unknown amount" if (value := facts.get(m[1])) is None else shown(value), text)

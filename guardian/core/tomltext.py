@@ -16,7 +16,7 @@ _KEY = re.compile(r"\s*([\w.\"'-]+)\s*=")
 def line_of(text: str, path: Path, value: object = None) -> int:
     """The line, from 1, that comes nearest to a key; of the text `value` in or after it where that is given.
 
-    The n-th table of an array is named by its index: ("try", 1, "give_up").
+    The n-th table of an array is named by its index: ("try", 1, "give_up"), ("variant", 0, "try", 1, "set").
     """
     best, line = 0, 1
     table: Path = ()
@@ -36,7 +36,13 @@ def line_of(text: str, path: Path, value: object = None) -> int:
 
 
 def _entered(header: re.Match[str], counts: dict[Path, int]) -> Path:
-    table: Path = tuple(_parts(header[2]))
+    """The table that a header begins; a table inside an array belongs to its latest member."""
+    *outer, last = _parts(header[2])
+    table: Path = ()
+    for part in outer:
+        table = (*table, part)
+        table = (*table, counts[table]) if table in counts else table
+    table = (*table, last)
     if header[1] == "[":
         return table
     counts[table] = counts.get(table, -1) + 1

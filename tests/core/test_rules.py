@@ -4,7 +4,7 @@ import pytest
 
 from guardian.core.exits import Exit, normal
 from guardian.core.rulefile import merge, parse
-from guardian.core.rules import CLASSES, filled
+from guardian.core.rules import CLASSES, Seen, filled
 from guardian.core.tomltext import line_of
 from guardian.host.matching import regex_problem
 from guardian.host.userfiles import parse_toml
@@ -73,11 +73,11 @@ def test_a_rule_says_what_it_saw_and_what_to_try():
         ("{ log =", "{ lug =", "f.toml:10: match.any[1].lug: there is no such key here; did you mean 'log'?"),
         ('"SIGABRT"', '"SIGABORT"', "f.toml:11: match.any[2].exit: 'SIGABORT' is neither a code from 0 to 255 nor the name of a signal; did you mean 'SIGABRT'?"),
         ("[98,", "[980,", "f.toml:9: match.any[2].exit: 980 is neither a code"),
-        ('{ exit = [98, "SIGABRT"] }', "{ exit = 1, log = 'a' }", "f.toml:9: match.any[2]: must hold one condition, log or exit"),
+        ('{ exit = [98, "SIGABRT"] }', "{ exit = 1, log = 'a' }", "f.toml:9: match.any[2]: must hold one condition: log, exit, series, fact or rule"),
         ("any = [", "every = [", "f.toml:9: match.every: there is no such key here"),
         ("steps_done", "step_done", "f.toml:15: try[1].when.step_done: there is no such fact; did you mean 'steps_done'?"),
-        ('"> 0"', '"more"', "f.toml:15: try[1].when.steps_done: must be a comparison with a number"),
-        ("repeat = 2", "repeat = 0", 'f.toml:17: try[1].repeat: must be "once", a number from 1, or "budget"'),
+        ('"> 0"', '"more"', 'f.toml:15: try[1].when.steps_done: must be a comparison, like "> 0", "== cpu" or ">= asked_mib"; or "known"'),
+        ("repeat = 2", "repeat = 0", 'f.toml:17: try[1].repeat: must be "once", a number from 1, "until-floor" or "budget"'),
         ("give_up", "giveup", "f.toml:24: try[3].giveup: there is no such key here; did you mean 'give_up'?"),
         ("restart = true\nadvise", "advise", "f.toml:19: try[2]: must either restart or give_up"),
         ("restart = true\nrepeat", "restart = 1\nrepeat", "f.toml:16: try[1].restart: must be true or false"),
@@ -128,7 +128,7 @@ def test_conditions_are_joined_by_any_and_all(match, hit, exits, holds):
     rule, complaints = read(text)
 
     assert [] == complaints
-    assert holds == rule.holds(frozenset(hit), exits)
+    assert holds == rule.holds(Seen(frozenset(hit), exits))
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """Every rule that guardian brings holds on its samples and on nothing that only looks like them."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+from guardian.core import events as ev
+from guardian.core import metrics
 from guardian.core.diagnosing import diagnose
 from guardian.core.exits import normal
-from guardian.core.rules import PROGRESS
+from guardian.core.rules import PROGRESS, Seen
+from guardian.core.trail import Trail
 from guardian.host import rulebook
 from guardian.host.matching import Matcher
 from tests.core.attempts import of_log, run
@@ -37,13 +41,23 @@ def patterns_hit(rule, text):
     return frozenset(hit.pattern for hit in Matcher((rule,)).scan(text.encode(), 1, 0) if hit.rule != PROGRESS)
 
 
+def logged(text):
+    """What the trainer logs in the text."""
+    trail = Trail()
+    for n in metrics.read(text.encode()):
+        trail = trail.append(ev.Logged(1, n.step, n.max_steps, n.loss, n.grad_norm, n.lr))
+    return trail
+
+
 @pytest.mark.parametrize("name, sample", SAMPLES, ids=lambda value: getattr(value, "source", value))
 def test_a_rule_holds_on_its_samples_alone(name, sample):
     """Each excerpt says whether it matches, or why not."""
     rule = BY_ID[name]
     exits = (normal(sample.exit),)
 
-    assert sample.matches == rule.holds(patterns_hit(rule, sample.text), exits), sample.why
+    assert sample.matches == rule.holds(
+        Seen(patterns_hit(rule, sample.text), exits, dict(sample.facts), logged(sample.text))
+    ), sample.why
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
@@ -51,14 +65,16 @@ def test_every_pattern_is_used_by_a_sample(rule):
     """A pattern that nothing real matches is a guess."""
     used = [patterns_hit(rule, sample.text) for name, sample in MATCHING if name == rule.id]
 
-    assert set(range(len(rule.patterns))) == set().union(*used)
+    assert set(range(len(rule.patterns))) == set().union(set(), *used)
+    assert used, "no sample shows it"
     assert [s for name, s in SAMPLES if name == rule.id and not s.matches], "no false friend is shown"
 
 
 @pytest.mark.parametrize("name, sample", MATCHING, ids=lambda value: getattr(value, "source", value))
 def test_a_sample_is_diagnosed_as_its_rules_class(name, sample):
     """With all rules at once the right one speaks, and its evidence is a line of the excerpt."""
-    attempt = of_log(Matcher(RULES), sample.text, sample.exit)
+    attempt = of_log(Matcher(RULES), sample.text, sample.exit, logged=logged(sample.text))
+    attempt = replace(attempt, ended=replace(attempt.ended, oom_kills=None, facts=sample.facts))
     cause = diagnose(RULES, attempt, run(attempt)).cause
 
     assert BY_ID[name].failure == cause.id or BY_ID[name].role == "symptom"

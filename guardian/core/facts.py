@@ -1,0 +1,153 @@
+"""The facts that rules may ask for: one table, and what of it is known of an attempt.
+
+A fact is a number or a text. What is unknown is not in the mapping: a condition on it is not true, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from guardian.core.run import Attempt, Run
+from guardian.core.units import shown
+from guardian.core.values import dataclass
+from guardian.core.windows import first_bad_step
+
+TEXT = "text"
+YES = "0 or 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What a name in a rule file stands for."""
+
+    about: str
+    unit: str
+    """Of a number; TEXT for a text, YES for what is true or not."""
+    source: str
+    when_unknown: str
+    """In which case, or what follows."""
+    says: str | None = None
+    """As evidence: {} is the value, (s) a plural."""
+
+
+_COMPANION = "the companion in the job"
+_NO_COMPANION = "without the companion, or before the training loop begins"
+_HOST = "the machine, when the attempt ended"
+_NO_CGROUP = "where no cgroup or kernel file tells"
+
+FACTS = {
+    "accumulation": Fact("micro-batches per optimizer step", "micro-batches", _COMPANION, _NO_COMPANION),
+    "device": Fact("what the model is on: cpu, cuda, ...", TEXT, _COMPANION, _NO_COMPANION),
+    "device_batch": Fact("rows per micro-batch and rank", "rows", _COMPANION, _NO_COMPANION),
+    "disk_free_mib": Fact(
+        "room where checkpoints go", "MiB", _HOST, "where the folder cannot be looked into", "{} MiB are free on disk"
+    ),
+    "effective_batch": Fact("rows per optimizer step, over all ranks", "rows", _COMPANION, _NO_COMPANION),
+    "eval_batch": Fact("rows per evaluation batch and rank", "rows", _COMPANION, _NO_COMPANION),
+    "exception_phase": Fact(
+        "where the exception that left the training loop happened: train, optimizer, eval or save",
+        TEXT,
+        _COMPANION,
+        "without the companion, or where no exception left the loop",
+        "the exception came up in phase {}",
+    ),
+    "first_bad_step": Fact(
+        "the first step whose loss or gradient was no number and after which none was",
+        "steps",
+        "the numbers that the training logs",
+        "while they are numbers",
+    ),
+    "gradient_checkpointing": Fact("whether activations are computed anew", YES, _COMPANION, _NO_COMPANION),
+    "host_memory_mib": Fact("memory of the machine", "MiB", _HOST, "where /proc/meminfo cannot be read"),
+    "longest_tokens": Fact("the longest row that entered forward", "tokens", _COMPANION, _NO_COMPANION),
+    "memory_limit_mib": Fact(
+        "the limit of the job's memory", "MiB", "the cgroup", "without a limit", "the limit is {} MiB"
+    ),
+    "memory_peak_mib": Fact(
+        "the most memory that the job used", "MiB", "the cgroup", _NO_CGROUP, "at most {} MiB were used"
+    ),
+    "oom_kills": Fact(
+        "processes that the kernel killed for want of memory during the attempt",
+        "kills",
+        "the counter of the cgroup or the kernel",
+        _NO_CGROUP,
+        "the kernel counted {} OOM kill(s) during the attempt",
+    ),
+    "open_files_limit": Fact("open files that a process may have (soft limit)", "files", _HOST, "outside Linux"),
+    "phase": Fact(
+        "what the job was last seen at: train, eval or save", TEXT, _COMPANION, _NO_COMPANION, "last seen in phase {}"
+    ),
+    "prefetch": Fact("batches that each data loader process makes ahead", "batches", _COMPANION, _NO_COMPANION),
+    "resumed": Fact("whether the attempt began from a checkpoint", YES, "the plan of the attempt", "never"),
+    "shm_free_mib": Fact("room in /dev/shm", "MiB", _HOST, "without /dev/shm", "{} MiB of shared memory are free"),
+    "shm_total_mib": Fact("size of /dev/shm", "MiB", _HOST, "without /dev/shm", "shared memory is {} MiB in all"),
+    "steps_done": Fact(
+        "optimizer steps that the run has completed, over all its attempts", "steps", "the job", "never"
+    ),
+    "steps_since_start": Fact("optimizer steps since this attempt began", "steps", "the job", "never"),
+    "workers": Fact("data loader processes of a rank", "processes", _COMPANION, _NO_COMPANION),
+    "world_size": Fact("ranks that train together", "ranks", _COMPANION, _NO_COMPANION),
+}
+
+
+def facts_of(run: Run, attempt: Attempt) -> dict[str, float | str]:
+    """All that is known of an attempt; the run is asked for what went before it."""
+    start = _start(attempt)
+    known: dict[str, float | str | None] = {
+        **_of_hello(attempt),
+        "steps_done": float(steps_done(run)),
+        "steps_since_start": float(max(0, (attempt.last_step or 0) - start)),
+        "resumed": float(attempt.plan.resume_from is not None or start > 0),
+        "phase": attempt.phase,
+        "exception_phase": next((one.phase for one in attempt.exceptions if one.phase is not None), None),
+        "longest_tokens": _longest(attempt),
+        "first_bad_step": _number(first_bad_step(attempt.logged)),
+    }
+    if attempt.ended is not None:
+        known["oom_kills"] = _number(attempt.ended.oom_kills)
+        known.update(attempt.ended.facts)
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def steps_done(run: Run) -> int:
+    """Optimizer steps that the run has completed, over all its attempts."""
+    return sum(max(0, (attempt.last_step or 0) - _start(attempt)) for attempt in run.attempts)
+
+
+def said(name: str, facts: Mapping[str, float | str | None]) -> str | None:
+    """A fact as evidence; None: it is unknown, or nothing to show."""
+    value, says = facts.get(name), FACTS[name].says
+    if value is None or says is None:
+        return None
+    return says.replace("{}", shown(value)).replace("(s)", "" if value == 1 else "s")
+
+
+def _of_hello(attempt: Attempt) -> dict[str, float | str | None]:
+    """What the training loop said when it began."""
+    hello = attempt.hello
+    if hello is None:
+        return {}
+    return {
+        "accumulation": float(hello.accumulation),
+        "device": hello.device,
+        "device_batch": float(hello.device_batch),
+        "effective_batch": float(hello.effective_batch),
+        "eval_batch": _number(hello.eval_batch),
+        "gradient_checkpointing": _number(hello.gradient_checkpointing),
+        "prefetch": _number(hello.prefetch),
+        "workers": _number(hello.workers),
+        "world_size": float(hello.world),
+    }
+
+
+def _start(attempt: Attempt) -> int:
+    return attempt.hello.step if attempt.hello else attempt.plan.resume_step or 0
+
+
+def _longest(attempt: Attempt) -> float | None:
+    rows = [one.longest for one in attempt.longest] + [one.longest for one in attempt.exceptions]
+    return max((float(tokens) for tokens in rows if tokens is not None), default=None)
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,141 @@
+"""What the logged numbers of a training show over several logs: no number any more, frozen, a spike, changing.
+
+A condition holds on the *latest* logs: what went bad and came back is history. One step that a gradient scaler skips
+(grad_norm nan or inf, once) is how fp16 finds its scale; `times` in a rule says how many in a row are no skipped step.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+
+from guardian.core.events import Logged
+from guardian.core.values import dataclass
+
+SERIES = ("loss", "grad_norm", "lr")
+SPIKE_FACTOR = 5.0
+SPIKE_BEFORE = 10
+"""Logs before a spike without which nobody knows what is usual."""
+SPIKE_WINDOW = 50
+LOOK_BACK = 1024
+"""Logs that are looked at: a condition is asked again with every log of a long run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A condition on numbers that the training logs: so many logs in a row, up to the latest."""
+
+    of: str
+    is_: str
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a series condition became true."""
+
+    step: int | None
+    """Of the first of the logs in a row that show it."""
+    text: str
+
+
+def find(series: Series, logged: Sequence[Logged], within_s: float | None = None) -> Found | None:
+    """Where the condition became true, if it holds on the latest logs; within: the decisive ones took no longer."""
+    points = _points(series.of, logged[-LOOK_BACK:] if len(logged) > LOOK_BACK else logged)
+    begin = _KINDS[series.is_](series, points)
+    if begin is None or len(points) - begin < series.times or not _within(points[begin:][: series.times], within_s):
+        return None
+    first = points[begin]
+    text = f"step {'?' if first.step is None else first.step}: loss {first.loss}, gradient norm {first.grad_norm}"
+    return Found(first.step, text)
+
+
+def first_bad_step(logged: Sequence[Logged]) -> int | None:
+    """The first step of the latest logs in a row with a loss or a gradient that is not a number."""
+    first = None
+    for one in reversed(logged):
+        numbers = [value for value in (one.loss, one.grad_norm) if value is not None]
+        if numbers and all(math.isfinite(value) for value in numbers):
+            break
+        first = one.step if numbers and one.step is not None else first
+    return first
+
+
+def _points(of: str, logged: Sequence[Logged]) -> list[Logged]:
+    """One log per step that has this number: the companion and job.log may both tell of a step."""
+    points: list[Logged] = []
+    for one in logged:
+        if getattr(one, of) is None:
+            continue
+        if points and one.step is not None and points[-1].step == one.step:
+            points[-1] = one
+        else:
+            points.append(one)
+    return points
+
+
+def _nan(series: Series, points: list[Logged]) -> int | None:
+    return _trailing(points, lambda at: not math.isfinite(getattr(points[at], series.of)))
+
+
+def _frozen(series: Series, points: list[Logged]) -> int | None:
+    """The same to the last digit, while the learning rate moves and no living gradient shows a plateau.
+
+    A loss is logged with few digits: on a plateau, and when all is learnt (0.0), it repeats itself. Then the gradient's
+    norm is finite and goes on moving; behind a hidden NaN it is nan, zero or not there.
+    """
+    begin = _trailing(points, lambda at: getattr(points[at], series.of) == getattr(points[-1], series.of))
+    if begin is None or len(points) - begin < max(2, series.times):
+        return None
+    same = points[begin:]
+    rates = {one.lr for one in same if one.lr is not None}
+    norms = {one.grad_norm for one in same if one.grad_norm is not None}
+    alive = len(norms) > 1 and all(math.isfinite(norm) for norm in norms)
+    return begin if len(rates) > 1 and not alive else None
+
+
+def _changing(series: Series, points: list[Logged]) -> int | None:
+    """Each value is another than the one before it."""
+    return _trailing(points, lambda at: at > 0 and getattr(points[at], series.of) != getattr(points[at - 1], series.of))
+
+
+def _spike(series: Series, points: list[Logged]) -> int | None:
+    """Over five times the median of the logs before it, and far outside their scatter; not back yet.
+
+    The median of the logs before the *latest* `times` is what they are measured by, so that a spike that stays does
+    not become what is usual.
+    """
+    before = [getattr(one, series.of) for one in points[: -series.times][-SPIKE_WINDOW:]]
+    usual = [value for value in before if math.isfinite(value)]
+    if len(usual) < SPIKE_BEFORE:
+        return None
+    median = statistics.median(usual)
+    scatter = statistics.median(abs(value - median) for value in usual)
+    limit = max(SPIKE_FACTOR * abs(median), median + 2 * SPIKE_FACTOR * scatter)
+    return _trailing(points, lambda at: getattr(points[at], series.of) > limit)
+
+
+def _trailing(points: list[Logged], holds: Callable[[int], bool]) -> int | None:
+    """Where the latest points in a row for which it holds begin; None: it does not hold for the latest."""
+    begin = len(points)
+    while begin > 0 and holds(begin - 1):
+        begin -= 1
+    return begin if begin < len(points) else None
+
+
+def _within(points: list[Logged], within_s: float | None) -> bool:
+    """Whether these logs came within so long; a time that is unknown is not."""
+    if within_s is None:
+        return True
+    first, last = points[0].wall, points[-1].wall
+    return first is not None and last is not None and last - first <= within_s
+
+
+_KINDS: dict[str, Callable[[Series, list[Logged]], int | None]] = {
+    "changing": _changing,
+    "frozen": _frozen,
+    "nan": _nan,
+    "spike": _spike,
+}
+KINDS = tuple(_KINDS)
