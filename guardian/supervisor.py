@@ -253,6 +253,8 @@ class Supervisor:
         if isinstance(event, ev.Hello):
             self._know_rank(event)
             self._watch_checkpoints(event)
+        if isinstance(event, ev.Hit | ev.Logged):
+            self._suspect(event.attempt)
         if isinstance(event, ev.Saved) and self._watch is not None:
             self._watch.look()
         if isinstance(event, ev.KeeperLost):

@@ -14,7 +14,7 @@ from dataclasses import replace
 from guardian.core import case as cases
 from guardian.core import judging, tracebacks
 from guardian.core.case import Case, Death
-from guardian.core.events import Cause, Diagnosed, Hit, Line
+from guardian.core.events import Cause, Diagnosed, Hit, Line, StopBegun
 from guardian.core.exits import SIGNALS, signal_name
 from guardian.core.rules import Rule, Seen, filled
 from guardian.core.run import Attempt, Run
@@ -36,7 +36,7 @@ def diagnose(rules: tuple[Rule, ...], attempt: Attempt, run: Run) -> Diagnosed:
     elif _finished(case) or _trained_unseen(case):
         cause = _went_bad(case)
     elif attempt.stop is not None and case.ended_by_us:
-        cause = _stopped(attempt.stop.why)
+        cause = _confirmed(case, attempt.stop) or _stopped(attempt.stop.why)
     elif case.own.code == 0:
         cause = _ended_early(case)
     else:
@@ -107,6 +107,18 @@ def _went_bad(case: Case) -> Cause | None:
 
 def _nan(value: float | None) -> bool:
     return value is not None and not math.isfinite(value)
+
+
+def _confirmed(case: Case, stop: StopBegun) -> Cause | None:
+    """Guardian ended a job that did not end by itself after what this rule had seen."""
+    if stop.rule is None or case.run.stop_requests:
+        return None
+    facts = case.facts
+    held = judging.held(case.rules, case.hits, case.exits, facts, case.attempt.logged)
+    one = next((one for one in held if one.rule.id == stop.rule and one.line is not None), None)
+    if one is None or one.line is None:
+        return None
+    return _of_rule(case, one.rule, one.line, dict(one.captures), (Line(None, f"ended by guardian: {stop.why}"),))
 
 
 def _stopped(why: str) -> Cause:

@@ -98,7 +98,7 @@ def remedy(rule: Rule, cause: Cause, patient: Patient) -> Remedy | Exhausted:
     """The next rung of the rule's ladder that changes something."""
     skipped: list[str] = []
     for number, rung in numbered(rule, cause.variant):
-        if not all(test.holds(patient.facts) for test in rung.when):
+        if not rung.when.holds(patient.facts):
             continue
         if rung.give_up is not None:
             return Exhausted(filled(rung.give_up, texts(cause, patient.facts)), tuple(skipped))
@@ -126,12 +126,12 @@ def numbered(rule: Rule, variant: str | None) -> Iterator[tuple[int, Rung]]:
 
 def changes_something(rule: Rule, variant: str | None) -> bool:
     """Whether the ladder has a rung that does more than start the same again."""
-    return any(rung.set or rung.env or rung.limits or rung.resume != "newest" for _, rung in numbered(rule, variant))
+    return any(rung.edits or rung.resume != "newest" for _, rung in numbered(rule, variant))
 
 
 def taken(run: Run, rule: str, number: int, rung: Rung) -> int:
     """How often a rung was taken since it was last forgotten."""
-    enough = FORGOTTEN_AFTER if rung.set or rung.env or rung.limits else 1
+    enough = FORGOTTEN_AFTER if rung.edits else 1
     count = 0
     made: set[int] = set()
     for attempt in reversed(run.attempts):

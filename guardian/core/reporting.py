@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
-from guardian.core import lineage
+from guardian.core import lineage, shrinking
 from guardian.core.certificate import Verdict, certify, count
 from guardian.core.diagnosing import remark
 from guardian.core.masking import mask, mask_argv, mask_value
@@ -44,6 +44,8 @@ class AttemptReport:
     """How it ended, in words."""
     edits: tuple[ev.Edit, ...]
     """What was changed for it in the command or its environment."""
+    not_tried: tuple[str, ...]
+    """Remedies that were passed by, each with its reason."""
     lost_steps: int
     """Finished steps that had to be run again."""
     seconds: float | None
@@ -85,6 +87,8 @@ class Report:
     """(step, loss) for each attempt, not a number where it was none."""
     remark: str | None = None
     """What must be said of an end that was accepted although nobody knows its reason."""
+    smaller: tuple[str, ...] = ()
+    """Why the device batch is smaller than it was, and whether it could have stayed."""
 
 
 def report(run: Run) -> Report:
@@ -115,6 +119,7 @@ def report(run: Run) -> Report:
         next_argv=_next_argv(run, outcome),
         losses=tuple(_losses(a) for a in run.attempts),
         remark=remark(run, run.attempt) if run.attempt else None,
+        smaller=tuple(_text(one) for one in shrinking.reasons(run)),
     )
 
 
@@ -144,6 +149,7 @@ def _attempt(run: Run, line: tuple[Stretch, ...], at: int) -> AttemptReport:
         cause=_masked(cause) if cause else None,
         end=_end(run, attempt),
         edits=tuple(_masked_edit(edit) for edit in attempt.plan.edits),
+        not_tried=tuple(_text(one) for one in attempt.plan.skipped),
         lost_steps=one.lost,
         seconds=None if began is None else max(0.0, over - began),
         cost_s=_cost_s(line, at),
@@ -362,6 +368,7 @@ def as_json(told: Report) -> dict[str, object]:
         "skipped_checkpoints": [{"path": path, "reason": why} for path, why in told.skipped_checkpoints],
         "unpinned_checkpoints": [{"path": path, "reason": why} for path, why in told.unpinned_checkpoints],
         "guardian_restarts": told.guardian_restarts,
+        "smaller_batch": list(told.smaller),
         "blind": list(told.blind),
         "next_argv": list(told.next_argv) if told.next_argv else None,
     }
@@ -378,6 +385,7 @@ def _attempt_json(one: AttemptReport) -> dict[str, object]:
         "cause": _cause_json(one.cause) if one.cause else None,
         "end": one.end,
         "edits": [{"knob": e.knob, "old": e.old, "new": e.new, "kind": e.kind} for e in one.edits],
+        "not_tried": list(one.not_tried),
         "lost_steps": one.lost_steps,
         "seconds": _rounded(one.seconds, 3),
         "cost_s": _rounded(one.cost_s, 3),

@@ -140,7 +140,7 @@ class Attempt:
     suspected: tuple[tuple[float, ev.Suspected], ...] = ()
     """What may have to be acted on before the job ends: (wall, suspicion)."""
     longest: tuple[ev.LongestSeen, ...] = ()
-    """Of each rank, the longest row that entered forward."""
+    """Rows that were longer than all before them on their rank, as they came."""
     rates_set: tuple[ev.RateSet, ...] = ()
     """What each rank's companion did to the learning rate."""
     step_wall: float | None = None
@@ -406,11 +406,8 @@ def _suspected(attempt: Attempt, event: ev.Suspected, wall: float) -> Attempt:
 
 
 def _longest_seen(attempt: Attempt, event: ev.LongestSeen, _: float) -> Attempt:
-    known = next((one for one in attempt.longest if one.rank == event.rank), None)
-    if known is not None and known.longest >= event.longest:
-        return attempt
-    others = tuple(one for one in attempt.longest if one.rank != event.rank)
-    return replace(attempt, longest=(*others, event))
+    known = max((one.longest for one in attempt.longest if one.rank == event.rank), default=-1)
+    return attempt if event.longest <= known else replace(attempt, longest=(*attempt.longest, event))
 
 
 def _phase_changed(attempt: Attempt, event: ev.PhaseChanged, _: float) -> Attempt:

@@ -41,7 +41,8 @@ def _planned(_: Run, event: ev.Planned, wall: float) -> str | None:
     )
     changed = "".join(f"\n  {e.knob}: {e.old if e.old is not None else '(not set)'} -> {e.new}" for e in event.edits)
     over = "".join(f"\n  passed over {path}: {why}" for path, why in event.passed_over)
-    return f"attempt {event.attempt} {origin} {when}{changed}{over}"
+    by = "".join(f"\n  not tried: {one}" for one in event.skipped)
+    return f"attempt {event.attempt} {origin} {when}{changed}{by}{over}"
 
 
 def _pinned(_: Run, event: ev.Pinned, __: float) -> str:
@@ -74,6 +75,11 @@ def _hello(run: Run, event: ev.Hello, _: float) -> str | None:
     rest = f" from step {event.step}" if event.step else ""
     batch = f"effective batch {event.effective_batch} = {split} (device batch x accumulation x data-parallel ranks)"
     return f"attempt {event.attempt} trains{rest} to step {event.max_steps}, {batch}"
+
+
+def _suspected(_: Run, event: ev.Suspected, __: float) -> str:
+    proof = f"{_where(event.line)}{mask(event.line.text)[:TEXT_MAX]}"
+    return f"attempt {event.attempt}: {event.title}; the job lives on, guardian waits whether it goes on\n  {proof}"
 
 
 def _launcher(_: Run, event: ev.LauncherExited, __: float) -> str | None:
@@ -161,6 +167,7 @@ _LINES: dict[type, Callable[..., str | None]] = {
     ev.Launched: _launched,
     ev.StartFailed: _start_failed,
     ev.Hello: _hello,
+    ev.Suspected: _suspected,
     ev.LauncherExited: _launcher,
     ev.StopRequested: _stop_requested,
     ev.TerminalLost: _terminal_lost,
