@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "run": "run a training command under supervision",
     "resume": "go on with a run, or take over one whose guardian is gone",
     "attach": "follow a run from another terminal",
+    "explain": "say from a log what failed first, and why",
     "logs": "show the output of a run's job",
     "report": "tell the story of a run",
     "status": "list your runs and where they stand",
