@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from guardian.core import events as ev
 from guardian.core.wire import ENV_MARK
 from guardian.host import journal, runs, story
@@ -18,6 +20,8 @@ PATIENCE_S = 240
 """Generous: the machine may be slow, and no test is about speed."""
 WRAPPER = json.loads(os.environ.get("GUARDIAN_TEST_WRAPPER", "[]"))
 """Words before guardian's own: another environment, made and exec'ed into (tests/faults/test_elsewhere.py)."""
+AS_PID_1 = "--pid" in WRAPPER
+"""Whether guardian is the first process of a pid namespace, as in a container."""
 JOBS = Path(__file__).parent.parent / "jobs"
 DEMO = ("sft", "--model", "demo", "--dataset", "demo#160", "--logging_steps", "1", "--add_version", "false")
 
@@ -41,6 +45,29 @@ def harm(*things):
     return {"PYTHONPATH": path, "HARM": json.dumps(things)}
 
 
+class Guardian(subprocess.Popen):
+    """Guardian's process; where `unshare` waits for it, signals go to itself and not to `unshare`."""
+
+    def itself(self):
+        """Its pid as it is seen from here; None before it is there."""
+        if not AS_PID_1:
+            return self.pid
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(children[0]) if children else None
+
+    def send_signal(self, sig):
+        inside = self.itself() if AS_PID_1 and self.poll() is None else None
+        if inside is None:
+            super().send_signal(sig)
+        else:
+            os.kill(inside, sig)
+
+    def kill(self):
+        if AS_PID_1:
+            pytest.skip("not possible as PID 1: with guardian the whole namespace dies, so its job outlives it nowhere")
+        super().kill()
+
+
 class Guarded:
     """One run of guardian in a folder of its own."""
 
@@ -59,7 +86,7 @@ class Guarded:
         if not guardian_command:
             guardian_command = ("run", "--name", self.name, *self.options, "--", *self.command)
         with self.screen.open("ab") as out:
-            self.process = subprocess.Popen(
+            self.process = Guardian(
                 [*WRAPPER, sys.executable, "-m", "guardian", *guardian_command],
                 cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             )  # fmt: skip
@@ -124,6 +151,18 @@ class Guarded:
             lambda run: len(run.attempts) >= attempt and (run.attempts[attempt - 1].last_step or 0) >= step,
         )
 
+    @property
+    def pid(self):
+        """Guardian's pid as guardian itself knows it."""
+        return 1 if AS_PID_1 else self.process.pid
+
+    def seen_from_here(self, pid):
+        """The pid of a process that guardian, or a process of its job, knows by this number."""
+        if not AS_PID_1:
+            return pid
+        namespace = os.readlink(f"/proc/{self.process.itself()}/ns/pid")
+        return next(one for one in marked(self.story().created.run) if (namespace, pid) == number_inside(one))
+
     def until_held(self, attempt):
         """Wait until an attempt is in the middle of the step that it was told to hold in; the pid of that process."""
 
@@ -131,17 +170,17 @@ class Guarded:
             return int((self.run_folder.attempt_dir(attempt) / "held").read_text())
 
         self.until(f"attempt {attempt} held", held)
-        return held(None)
+        return self.seen_from_here(held(None))
 
     def kill_rank(self, attempt, rank=0, number=signal.SIGKILL):
         """Signal the process of a rank, as its own hello names it."""
         hello = next(h for h in self.story().attempts[attempt - 1].hellos if h.rank == rank)
-        os.kill(hello.pid, number)
+        os.kill(self.seen_from_here(hello.pid), number)
 
     def clean_up(self):
         """End what is left of this run, by pid; only processes that carry its mark."""
         if self.process is not None and self.process.poll() is None:
-            self.process.kill()
+            self.process.send_signal(signal.SIGKILL)
             self.process.wait()
         try:
             uuid = self.events(ev.RunCreated)[0].run
@@ -152,6 +191,16 @@ class Guarded:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+
+
+def number_inside(pid):
+    """A process's innermost pid namespace and its number there; None when it has gone meanwhile."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        numbers = next(line for line in status.splitlines() if line.startswith("NSpid:"))
+        return os.readlink(f"/proc/{pid}/ns/pid"), int(numbers.split()[-1])
+    except OSError:
+        return None
 
 
 def marked(run):

@@ -1,4 +1,7 @@
-"""The same faults in poorer surroundings: no pidfd, no capabilities, no inotify, guardian as PID 1 of a namespace."""
+"""The same faults in poorer surroundings: no pidfd, no ptrace, no capabilities, no inotify, guardian as PID 1.
+
+Each is the whole fault suite again. Its tests skip themselves, with their reason, where a thing is not possible there.
+"""
 
 import json
 import os
@@ -6,44 +9,65 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import PATIENCE_S, TINY, Guarded, marked
+from guardian.host.crash import STILL_SWITCH
+from tests.faults.harness import TINY, Guarded, marked
 
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent.parent
 SUITE = ("test_recovery.py", "test_exits.py", "test_startup.py", "test_stops.py", "test_evidence.py")
+NOBODY = 65534
+PID_1 = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child")
+NO_CAPABILITIES = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
 NO_INOTIFY = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
 SURROUNDINGS = {
-    "no pidfd": ([], {"GUARDIAN_NO_PIDFD": "1"}),
-    "no capabilities": (["setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"], {}),
-    "no inotify": (["unshare", "--user", "--map-root-user", "sh", "-c", NO_INOTIFY, "sh"], {}),
+    "no pidfd": ((), {"GUARDIAN_NO_PIDFD": "1"}),
+    "no capabilities, no ptrace": ((*NO_CAPABILITIES, sys.executable, str(HERE / "denied.py")), {}),
+    "no inotify": (("unshare", "--user", "--map-root-user", "sh", "-c", NO_INOTIFY, "sh"), {}),
+    "PID 1": (PID_1, {}),
 }
-PID_1 = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child")
+"""Words before guardian's own, and names in its environment."""
 
 
 def possible(words):
     """Whether these surroundings can be had on this machine."""
+    if not words:
+        return True
     return shutil.which(words[0]) and subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0
+
+
+def begin(base, *, around=(), names=(), wrapper=()):
+    """Start the fault suite: where it writes, and its process; `around` is for all of it, `wrapper` for its guardians."""
+    suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(base / "tmp")]
+    with (base / "output").open("wb") as output:
+        return base / "output", subprocess.Popen(
+            [*around, *suite, *(str(HERE / one) for one in SUITE)],
+            env=os.environ | dict(names) | {"GUARDIAN_TEST_WRAPPER": json.dumps(wrapper)},
+            cwd=REPOSITORY, stdout=output, stderr=output,
+        )  # fmt: skip
+
+
+def passed(begun):
+    """Wait for a suite, and show what it says about what was not possible."""
+    output, process = begun
+    code = process.wait()
+    said = output.read_text("utf-8", "replace")
+    print(*(line for line in said.splitlines() if line.startswith("SKIPPED")), said.splitlines()[-1], sep="\n")
+    assert 0 == code, said[-8000:]
 
 
 @pytest.fixture(scope="module")
 def suites(tmp_path_factory):
     """The fault suite in each of the surroundings that can be had, all begun at once: they mostly wait."""
-    here = Path(__file__).parent
-    begun = {}
-    for name, (words, names) in SURROUNDINGS.items():
-        if words and not possible(words):
-            continue
-        base = tmp_path_factory.mktemp(name.replace(" ", "-"))
-        with (base / "output").open("wb") as output:
-            begun[name] = base / "output", subprocess.Popen(
-                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(base / "tmp")]
-                + [str(here / one) for one in SUITE],
-                env=os.environ | names | {"GUARDIAN_TEST_WRAPPER": json.dumps(words)},
-                cwd=here.parent.parent, stdout=output, stderr=output,
-            )  # fmt: skip
+    begun = {
+        name: begin(tmp_path_factory.mktemp("suite"), names=names, wrapper=words)
+        for name, (words, names) in SURROUNDINGS.items()
+        if possible(words)
+    }
     yield begun
     for _, process in begun.values():
         process.kill()
@@ -53,13 +77,78 @@ def suites(tmp_path_factory):
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", SURROUNDINGS)
-def test_the_fault_suite_passes_in(name, suites):
+def test_the_fault_suite_passes_with(name, suites):
     """Each test of it, with every guardian in these surroundings."""
     if name not in suites:
         pytest.skip(f"{name}: not to be had here ({SURROUNDINGS[name][0][0]} refuses)")
-    output, process = suites[name]
+    passed(suites[name])
 
-    assert 0 == process.wait(), output.read_text("utf-8", "replace")[-8000:]
+
+# --- an ordinary user --------------------------------------------------------------------------------------------
+
+LET_IN = """
+places=$1 kept=$2 hidden=$3
+shift 3
+number=0
+for place in $places; do
+    number=$((number + 1))
+    mkdir -p "$kept/$number" && mount --bind "$place" "$kept/$number" || exit 1
+done
+for top in $hidden; do mount -t tmpfs -o mode=755 none "$top" || exit 1; done
+number=0
+for place in $places; do
+    number=$((number + 1))
+    mkdir -p "$place" && mount --bind "$kept/$number" "$place" || exit 1
+done
+exec "$@"
+"""
+"""In a mount namespace of its own: what lies below a folder that strangers may not enter, shown in an open one."""
+
+
+def hidden_above(place):
+    """The topmost folder above a place that other users may not enter; None when the way is free."""
+    return next((top for top in (*reversed(place.parents), place) if not top.stat().st_mode & 1), None)
+
+
+def as_stranger(kept):
+    """Words that run a command as another user without a capability, who can reach the interpreter and this checkout."""
+    needed = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), REPOSITORY}
+    hidden = {place: top for place in needed if (top := hidden_above(place))}
+    let_in = ["unshare", "--mount", "--propagation", "private", "sh", "-c", LET_IN, "sh"]
+    who = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    places = (" ".join(map(str, some)) for some in (hidden, set(hidden.values())))
+    return [*let_in, next(places), str(kept), next(places), NO_CAPABILITIES[0], *who, *NO_CAPABILITIES[1:]]
+
+
+@pytest.fixture
+def strangers_folder():
+    """A folder that another user owns and can reach."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        (folder / "kept").mkdir()
+        (folder / "home").mkdir()
+        for one in (folder, folder / "home"):
+            os.chown(one, NOBODY, NOBODY)
+        yield folder
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(os.geteuid() != 0, reason="this is an ordinary user already: the suite itself is this test")
+def test_the_fault_suite_passes_as_an_ordinary_user(strangers_folder):
+    """All of it, tests and guardians, under another user's number and without a single capability."""
+    around = as_stranger(strangers_folder / "kept")
+    if subprocess.run([*around, sys.executable, "-c", "import pytest"], check=False).returncode != 0:
+        pytest.skip("another user cannot be given this interpreter here")
+    begun = begin(strangers_folder, around=around, names={"HOME": str(strangers_folder / "home")})
+    try:
+        passed(begun)
+    finally:
+        begun[1].kill()
+        begun[1].wait()
+
+
+# --- PID 1 ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=[12])
@@ -69,34 +158,15 @@ def first_process(tmp_path, monkeypatch, request):
         pytest.skip("pid namespaces are not to be had here")
     guarded = Guarded(tmp_path, *TINY, "--output_dir", "out", "--max_steps", str(request.param), "--save_steps", "3")
     monkeypatch.setattr("tests.faults.harness.WRAPPER", list(PID_1))
-    guarded.start()
-    monkeypatch.setattr("tests.faults.harness.WRAPPER", [])
-    yield guarded
+    monkeypatch.setattr("tests.faults.harness.AS_PID_1", True)
+    yield guarded.start()
     guarded.clean_up()
-
-
-def guardian_itself(guarded):
-    """The pid, seen from here, of the guardian below `unshare`."""
-    children = Path(f"/proc/{guarded.process.pid}/task/{guarded.process.pid}/children").read_text().split()
-    return int(children[0])
-
-
-def trainer(guarded):
-    """The pid, seen from here, of the job; its own number is another one inside."""
-    run = guarded.story().created.run
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        for pid in marked(run):
-            if b"guardian.trainer" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
-        time.sleep(0.1)
-    raise AssertionError("no trainer")
 
 
 def test_as_pid_1_a_killed_trainer_is_resumed(first_process):
     """Pids in heartbeats and journal are those of the namespace; the run finishes and is proved."""
     first_process.until_step(5, attempt=1)
-    os.kill(trainer(first_process), signal.SIGKILL)
+    first_process.kill_rank(1)
 
     assert 0 == first_process.wait(), first_process.shown()[-4000:]
     report = first_process.report()
@@ -108,7 +178,23 @@ def test_as_pid_1_a_killed_trainer_is_resumed(first_process):
 def test_as_pid_1_it_hears_sigterm_and_saves(first_process):
     """`docker stop` sends TERM to PID 1, which has no default action for it."""
     first_process.until_step(2, attempt=1)
-    os.kill(guardian_itself(first_process), signal.SIGTERM)
+    first_process.process.terminate()
 
     assert 75 == first_process.wait(), first_process.shown()[-4000:]
     assert [a.path for a in first_process.story().attempts[0].checkpoints]
+
+
+def test_as_pid_1_its_own_death_ends_the_job_and_another_container_goes_on(first_process):
+    """What is on the volume is the promise: once lock and lease have stood still, the run is resumed and proved."""
+    first_process.until_step(5, attempt=1)
+    run = first_process.story().created.run
+    os.kill(first_process.process.itself(), signal.SIGKILL)
+
+    assert 0 != first_process.wait()
+    assert {} == marked(run)
+    first_process.env |= {STILL_SWITCH: "1"}
+    assert 0 == first_process.start("resume", first_process.name).wait(), first_process.shown()[-4000:]
+    report = first_process.report()
+    assert ("finished", 12, 2) == (report["outcome"], report["steps_done"], len(report["attempts"]))
+    assert "proved" == report["certificate"]["verdict"]
+    assert "which cannot be seen from here" in first_process.shown()
