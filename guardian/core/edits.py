@@ -65,6 +65,8 @@ def changed(
             reasons.append(f"{knob} is {_shown(value)} already")
         else:
             wanted[knob] = value
+    if wanted.get("workers", now.get("workers")) == 0 and "prefetch" in wanted:
+        del wanted["prefetch"]  # nobody loads ahead
     if "device_batch" in wanted:
         split = _kept(now, int(wanted["device_batch"]))
         if isinstance(split, Unchanged):

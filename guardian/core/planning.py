@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from guardian.core.adapters import Adapter
+    from guardian.core.adapters.writing import Written
     from guardian.core.healing import Remedy
     from guardian.core.job import Value
     from guardian.core.policy import Policy
@@ -39,10 +41,6 @@ SHAPING = frozenset({
 def shaping(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """The part of an environment that shapes a training."""
     return tuple((name, environment[name]) for name in sorted(SHAPING & environment.keys()))
-
-
-OVERLAYS = "{overlays}"
-"""In an adapter's argv: the attempt's folder of changed configuration files."""
 
 
 def _no_rule(_: str) -> Rule | None:
@@ -90,8 +88,8 @@ class Terms:
         best = self._chosen(run, attempt, remedy)
         number = attempt.number + 1
         carried = attempt.plan if remedy is None else remedy
-        argv, overlays = self._with(dict(carried.settings), number)
-        edits = self._changes(attempt, remedy)
+        written = self._with(dict(carried.settings), number)
+        argv, edits = written.argv, self._changes(attempt, remedy, written)
         if best is not None and self.adapter is not None:
             argv, moves = self.adapter.resume(argv, best.path, _output_dir(run, best))
             edits = (*moves, *edits)
@@ -108,7 +106,7 @@ class Terms:
             settings=carried.settings,
             variables=carried.variables,
             limits=carried.limits,
-            overlays=overlays,
+            overlays=written.overlays,
             rule=_cause_rule(attempt) if remedy is not None else None,
             rung=remedy.rung if remedy is not None else None,
             skipped=remedy.skipped if remedy is not None else (),
@@ -124,16 +122,18 @@ class Terms:
         known = facts.facts_of(run, attempt) | (dict(cause.facts) if cause else {})
         return healing.chosen(remedy.resume, found, attempt, known)
 
-    def _with(self, settings: dict[str, Value], number: int) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    def _with(self, settings: dict[str, Value], number: int) -> Written:
         """The user's command with other values of the knobs, and the configuration files that go with it."""
+        from guardian.core.adapters.writing import OVERLAYS, Written  # noqa: PLC0415 - the first launch needs it not
+
         if not settings or self.adapter is None:
-            return self.argv, ()
+            return Written(self.argv)
         written = self.adapter.write(self.argv, settings)
         folder = f"{attempt_folder(self.folder, number)}/overlays"
-        return tuple(word.replace(OVERLAYS, folder) for word in written.argv), written.overlays
+        return replace(written, argv=tuple(word.replace(OVERLAYS, folder) for word in written.argv))
 
-    def _changes(self, attempt: Attempt, remedy: Remedy | None) -> tuple[ev.Edit, ...]:
-        """What the remedy changes against the attempt before."""
+    def _changes(self, attempt: Attempt, remedy: Remedy | None, written: Written) -> tuple[ev.Edit, ...]:
+        """What the remedy changes against the attempt before, and what else had to change for it."""
         if remedy is None:
             return ()
         from guardian.core import edits, healing  # noqa: PLC0415 - the first launch does not wait for it
@@ -144,7 +144,10 @@ class Terms:
             for knob, value in remedy.settings
             if knob not in before or before[knob] != value
         )
-        return (*knobs, *remedy.edits)
+        known = self._with(before, attempt.number).edits if before else ()
+        told = {name for name, _ in remedy.settings}
+        besides = tuple(edit for edit in written.edits if edit.knob not in told and edit not in known)
+        return (*knobs, *besides, *remedy.edits)
 
     def _launch_argv(self, argv: tuple[str, ...]) -> tuple[str, ...]:
         return self.adapter.launch_argv(argv, self.python) if self.adapter else argv
