@@ -7,6 +7,7 @@ should says nothing. It never raises, and never guesses: a step without its numb
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 
 from guardian.core import events as ev
@@ -22,6 +23,8 @@ Heard = (
     | ev.StepDone
     | ev.LossSeen
     | ev.Logged
+    | ev.LongestSeen
+    | ev.RateSet
     | ev.PhaseChanged
     | ev.TrainingEnded
     | ev.ExceptionLeft
@@ -64,6 +67,12 @@ class _Said:
 
     def maybe_number(self, key: str) -> float | None:
         return None if self.fields.get(key) is None else self.number(key)
+
+    def maybe_flag(self, key: str) -> bool | None:
+        value = self.fields.get(key)
+        if value is None or isinstance(value, bool):
+            return value
+        raise ValueError(key)
 
     def text(self, key: str) -> str:
         value = self.fields.get(key)
@@ -110,6 +119,13 @@ def _hello(said: _Said) -> tuple[Heard, ...]:
         resumed_from=said.maybe_text("resumed_from"),
         versions=tuple(sorted((name, version) for name, version in named if isinstance(version, str))),
         wall=said.number("t"),
+        device=said.maybe_text("device"),
+        workers=said.maybe_whole("workers"),
+        prefetch=said.maybe_whole("prefetch"),
+        pin_memory=said.maybe_flag("pin_memory"),
+        eval_batch=said.maybe_whole("eval_batch"),
+        gradient_checkpointing=said.maybe_flag("gradient_checkpointing"),
+        armed=said.maybe_flag("armed"),
     )
     return (hello,)
 
@@ -158,6 +174,37 @@ def _log(said: _Said) -> tuple[Heard, ...]:
     return (logged,)
 
 
+def _longest(said: _Said) -> tuple[Heard, ...]:
+    step, rows, longest = (said.whole(key, at_least=1) for key in ("step", "rows", "longest"))
+    return (ev.LongestSeen(said.attempt, said.rank, step, rows, longest),)
+
+
+def _rate(said: _Said) -> tuple[Heard, ...]:
+    """Where nothing could be set the rate may be unknown too."""
+    error = said.maybe_text("error")
+    before, after = (
+        math.nan if error is not None and said.fields.get(key) is None else said.number(key)
+        for key in ("before", "after")
+    )
+    return (ev.RateSet(said.attempt, said.rank, said.whole("step"), before, after, error),)
+
+
+def _exception(said: _Said) -> tuple[Heard, ...]:
+    left = ev.ExceptionLeft(
+        attempt=said.attempt,
+        rank=said.rank,
+        step=said.whole("step"),
+        type=said.text("type"),
+        text=said.maybe_text("text") or "",  # an exception whose str() fails has none
+        phase=said.maybe_text("phase"),
+        rows=said.maybe_whole("rows"),
+        longest=said.maybe_whole("longest"),
+        rescued=said.maybe_text("rescued"),
+        not_rescued=said.maybe_text("not_rescued"),
+    )
+    return (left,)
+
+
 def _error(said: _Said) -> tuple[Heard, ...]:
     off = ", and switched itself off" if said.fields.get("off") is True else ""
     why = f"{said.text('where')}: {said.text('err')}{off}"
@@ -180,8 +227,7 @@ _READERS: dict[str, Callable[[_Said], tuple[Heard, ...]]] = {
     "end": lambda said: (
         ev.TrainingEnded(said.attempt, said.rank, said.whole("step"), said.whole("max_steps"), said.text("by")),
     ),
-    "exc": lambda said: (
-        # An exception whose str() fails has no text.
-        ev.ExceptionLeft(said.attempt, said.rank, said.whole("step"), said.text("type"), said.maybe_text("text") or ""),
-    ),
+    "exc": _exception,
+    "longest": _longest,
+    "lr": _rate,
 }

@@ -23,12 +23,27 @@ TREE_END = "tree_end.json"
 CONTROL = "control.json"
 HEARTBEAT = "heartbeat.{rank}.jsonl"
 HEARTBEAT_GLOB = "heartbeat.*.jsonl"
+STACKS = "stacks"
+STACKS_FILE = "stacks/{pid}.txt"
+"""Where a process that is armed writes its stacks, appended at each request."""
+STACKS_AFTER_RTMIN = 7
+"""The request: signal SIGRTMIN + 7. It ends a process that is not armed: send it only where SigCgt of
+/proc/PID/status has it, whatever a hello said and whatever files are there (a forked child may have become another
+program)."""
 
 # Keys of ENV_SPEC.
 #   fingerprint        bool: hash the samples of each step (order, split and padding do not matter)
 #   restore_batch      bool: undo the batch size that transformers 4.x restores from trainer_state.json
 #   restore_intervals  bool: save/eval/logging steps of the command line, not of the checkpoint
-COMPANION_KNOBS = frozenset({"fingerprint", "restore_batch", "restore_intervals"})
+#   longest            bool: tell of each micro-batch whose longest row is the longest so far, before it enters forward
+#   rescue             bool: save the last finished step when an exception leaves the training loop, where that is sound
+#   learning_rate      number: the base rate of the first parameter group, absolute; the others keep their ratio to it
+#   rewarm             {"from": step, "steps": n}: after `from` finished steps the optimizer sees 1/(n+1), 2/(n+1), ...
+#                      of the schedule's rate; what is saved never shows it
+#   stacks             bool: print the stacks of all threads on a signal (STACKS)
+COMPANION_KNOBS = frozenset({
+    "fingerprint", "restore_batch", "restore_intervals", "longest", "rescue", "learning_rate", "rewarm", "stacks",
+})  # fmt: skip
 
 # Heartbeat lines: one JSON object per line, appended with one write each, with "v" (WIRE_VERSION on the hello),
 # "t" (wall seconds) and "ev":
@@ -37,7 +52,13 @@ COMPANION_KNOBS = frozenset({"fingerprint", "restore_batch", "restore_intervals"
 #           accumulation, data_parallel (world size that multiplies the batch), effective_batch (their product),
 #           steps_per_epoch, save_steps, logging_steps, learning_rate (argument), output_dir (absolute), the trainer's
 #           class (trainer), the checkpoint or null (resumed_from), and versions, an object of python, torch,
-#           transformers, peft, accelerate and deepspeed
+#           transformers, peft, accelerate and deepspeed; as they are in the loop, absent or null where unknown:
+#           device (type of the model's), workers, prefetch and pin_memory (of the loader), eval_batch (per device,
+#           argument), gradient_checkpointing (of the model; one of the job's own is not seen); armed (for STACKS)
+#   lr      knob learning_rate, once the checkpoint is loaded: step, before, after (of the first group), or error: why
+#           nothing was set
+#   longest knob longest, before forward: step (at work: finished steps + 1), rows, longest (tokens of the longest row;
+#           where the mask is on an accelerator its padded width, which needs no wait for the device)
 #   step    after each optimizer step: step (finished steps), rows, tokens (that entered forward on this rank in this
 #           step), fp (hex, sum mod 2^64) or absent, lr (that the step used), loss [step, value] or absent: the sum over
 #           the micro-batches of what training_step returned; on a GPU it is read one step late, without a sync
@@ -45,7 +66,9 @@ COMPANION_KNOBS = frozenset({"fingerprint", "restore_batch", "restore_intervals"
 #   phase   phase ("train" | "eval" | "save"), step
 #   saved   step, path
 #   ack     id, step, save_at: the control file was read
-#   exc     an exception left the training loop: step, type, text
+#   exc     an exception left the training loop: step, type, text, phase ("train" | "optimizer" | "eval" | "save"); of
+#           the micro-batch that was in forward or backward rows and longest; with knob rescue the path of the
+#           checkpoint (rescued), after a phase and a saved line of its own, or not_rescued: why there is none
 #   end     the training loop ended: step, max_steps, by ("max_steps" | "epochs" | "trainer" | "guardian" | "signal")
 #   error   the companion's own trouble: where, err, off
 # Unknown keys and events are ignored by readers, so either side may be older than the other.

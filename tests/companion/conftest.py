@@ -7,7 +7,8 @@ import pytest
 from tests.companion.launching import plan, run
 
 STEPWISE = {"save_strategy": "steps", "save_steps": 2}
-ALL_KNOBS = {"fingerprint": True, "restore_batch": True, "restore_intervals": True}
+LOADED = {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 3, "per_device_eval_batch_size": 2}
+ALL_KNOBS = {"fingerprint": True, "restore_batch": True, "restore_intervals": True, "longest": True}
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def many(tmp_path_factory, killed):
         plan("whole", folder, (8, 2), 8, arguments={**STEPWISE, "save_steps": 4}),
         plan("early", folder, (4, 1), 12, arguments=evaluated, early_stopping=True),
         plan("signalled", folder, (4, 1), 6, signal_after=2),
-        plan("epoch", folder, (4, 4), None, arguments={"num_train_epochs": 1}, rows=40),
+        plan("epoch", folder, (4, 4), None, arguments={"num_train_epochs": 1, **LOADED}, rows=40),
         plan("adapted", folder, (4, 2), 2, arguments={"gradient_checkpointing": True}, peft=True),
         plan("restored", folder, (4, 4), 2, restored_batch=8),
         plan("shrunk", folder, (8, 1), 2, arguments={"auto_find_batch_size": True}, fault="memory", fault_after=1),

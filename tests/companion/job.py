@@ -2,16 +2,18 @@
 
 The plan is a list of trainings to run one after the other in this process. What really happened is written beside
 the plan, in truth.<rank>.jsonl, measured without the trainer's help: rows in the model's own forward, the learning
-rate in a hook of the optimizer.
+rates in a hook of the optimizer, the weights themselves.
 """
 
 import contextlib
+import errno
 import json
 import os
 import resource
 import signal
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -35,17 +37,29 @@ def tell(**facts):
 
 
 class CountedModel(LlamaForCausalLM):
-    """Notes every row that it learns from; may fail in a chosen micro-batch."""
+    """Notes every row that it learns from; may fail in a chosen micro-batch, in an evaluation, when it is saved."""
 
-    rows, lr, fault = (), None, None
+    rows, lr, lrs, forwards = (), None, (), 0
+    faults: ClassVar = {}  # by the place where one strikes; a micro-batch's is its number within the step
 
     def forward(self, input_ids=None, attention_mask=None, labels=None, **kwargs):
+        place = "evaluation"
         if self.training and torch.is_grad_enabled():
             pairs = zip(input_ids, attention_mask, strict=True)
             CountedModel.rows += tuple(" ".join(map(str, row[mask.bool()].tolist())) for row, mask in pairs)
-            if CountedModel.fault is not None:
-                CountedModel.fault()
+            place = CountedModel.forwards
+            CountedModel.forwards += 1
+        self.strike(place)
         return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+
+    def save_pretrained(self, *args, **kwargs):
+        self.strike("save")
+        return super().save_pretrained(*args, **kwargs)
+
+    @staticmethod
+    def strike(place):
+        if place in CountedModel.faults:
+            CountedModel.faults.pop(place)()
 
 
 class Witness(TrainerCallback):
@@ -58,9 +72,15 @@ class Witness(TrainerCallback):
     def on_train_begin(self, *_, **__):
         CountedModel.rows = ()
 
-    def on_step_begin(self, _args, state, _control, **_):
-        fault = self.plan.pop("fault", None) if state.global_step == self.plan.get("fault_after") else None
-        CountedModel.fault = {"kill": killed, "raise": missing_column, "memory": out_of_memory, None: None}[fault]
+    def on_step_begin(self, args, state, _control, **_):
+        CountedModel.forwards = 0
+        if state.global_step == self.plan.get("fault_after") and args.process_index in self.plan.get("ranks", (0, 1)):
+            CountedModel.faults = {self.plan.get("place", 0): FAULTS[self.plan.pop("fault", None)]}
+            if "also" in self.plan:
+                CountedModel.faults["save"] = FAULTS[self.plan["also"]]
+
+    def on_optimizer_step(self, _args, _state, _control, **_):
+        CountedModel.strike("optimizer")
 
     def on_step_end(self, _args, state, control, model=None, **_):
         if "room" in self.plan:
@@ -68,7 +88,9 @@ class Witness(TrainerCallback):
         rows, CountedModel.rows = CountedModel.rows, ()
         hooks = sum(len(module._forward_pre_hooks) for module in model.modules())
         tokens = sum(len(row.split()) for row in rows)
-        tell(name=self.plan["name"], step=state.global_step, rows=rows, tokens=tokens, lr=CountedModel.lr, hooks=hooks)
+        weights = sum(float(one.detach().double().abs().sum()) for one in model.parameters())
+        tell(name=self.plan["name"], step=state.global_step, rows=rows, tokens=tokens, hooks=hooks, weights=weights,
+             lr=CountedModel.lr, lrs=CountedModel.lrs)  # fmt: skip
         if state.global_step == self.plan.get("signal_after"):
             os.kill(os.getpid(), signal.SIGTERM)
         control.should_training_stop |= self.asked_to_stop
@@ -106,6 +128,44 @@ def missing_column():
     raise KeyError("input_ids")
 
 
+def no_memory():
+    """The allocator's own words for it."""
+    torch.empty(1 << 60)
+
+
+def lost_device():
+    """After this nothing on the device can be trusted."""
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def interrupted():
+    """As Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def full_disk():
+    """While something is written."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def terminated():
+    """As a launcher ends the ranks of a failed job."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+FAULTS = {
+    None: lambda: None,
+    "kill": killed,
+    "raise": missing_column,
+    "memory": out_of_memory,
+    "allocator": no_memory,
+    "device": lost_device,
+    "interrupt": interrupted,
+    "full": full_disk,
+    "terminate": terminated,
+}
+
+
 def dataset(size):
     """The same rows of several lengths each time."""
     choose = torch.Generator().manual_seed(7)
@@ -115,6 +175,7 @@ def dataset(size):
 
 def padded(rows):
     """The collator."""
+    CountedModel.strike("loader")
     width = max(map(len, rows))
     mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
     ids = [row + [0] * (width - len(row)) for row in rows]
@@ -126,7 +187,8 @@ def small_model(plan):
     """From a configuration, the same weights each time; with an adapter if the plan wants one."""
     torch.manual_seed(1)
     shape = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    model = CountedModel(LlamaConfig(**shape, num_attention_heads=2, max_position_embeddings=64, pad_token_id=0))
+    model = CountedModel(LlamaConfig(**shape, num_attention_heads=2, max_position_embeddings=64, pad_token_id=0,
+                                     attention_dropout=plan.get("dropout", 0.0)))  # fmt: skip
     if plan.get("peft"):
         from peft import LoraConfig, get_peft_model
 
@@ -154,8 +216,9 @@ def train(plan):
         callbacks=callbacks,
     )
     trainer.restored = plan.get("restored_batch")
-    with world(plan):
+    with world(plan), contextlib.suppress(BaseException if plan.get("caught") else ()):
         trainer.train(resume_from_checkpoint=plan.get("resume"))
+    CountedModel.faults = {}
     trainer.evaluate()  # outside of a training loop
     handlers = [
         getattr(signal.getsignal(one), "__name__", None) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -186,6 +249,7 @@ def main():
 
     def note(optimizer, _args, _kwargs):
         CountedModel.lr = optimizer.param_groups[0]["lr"]
+        CountedModel.lrs = [group["lr"] for group in optimizer.param_groups]
 
     register_optimizer_step_pre_hook(note)
     for plan in json.loads(PLAN.read_text()):

@@ -130,6 +130,31 @@ def test_no_fingerprint_is_told_of_a_step_that_was_not_seen_whole(turn):
     assert {"rows": 6, "tokens": 28} == facts(*batches[::turn])
 
 
+@pytest.mark.parametrize(
+    "batch, longest",
+    [
+        (padded(ROWS, extra=3), 5),
+        (padded(ROWS, extra=3, left=True), 5),
+        ({"input_ids": torch.ones(3, 7, dtype=torch.long)}, 7),
+        ({"input_ids": torch.ones(3, 5), "attention_mask": torch.ones(3, 1, 5, 5)}, 5),
+        (packed(ROWS), 14),
+        ({"inputs_embeds": torch.ones(2, 7, 16)}, 7),
+        ({"pixel_values": torch.ones(6, 3, 8, 8)}, None),
+    ],
+    ids=["padded right", "padded left", "no mask", "four-dimensional mask", "packed", "embeddings", "images"],
+)
+def test_the_longest_row_is_that_of_real_tokens(batch, longest):
+    """What is no text has no length in tokens."""
+    assert longest == companion.longest_row(batch, companion.leading(batch))
+
+
+def test_a_length_is_not_waited_for_on_an_accelerator():
+    """The padded width is known on the host; here the meta device stands for one: it has no values to read."""
+    batch = {name: tensor.to("meta") for name, tensor in padded(ROWS, extra=3).items()}
+
+    assert 8 == companion.longest_row(batch, batch["input_ids"])
+
+
 def test_a_step_without_a_batch_tells_nothing():
     """Unknown, not zero."""
     assert {} == facts()

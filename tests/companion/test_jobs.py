@@ -27,7 +27,34 @@ def test_a_hello_says_what_the_trainer_really_runs(many):
         "step": 0, "max_steps": 8, "steps_per_epoch": 4, "save_steps": 4, "logging_steps": 1, "learning_rate": 5e-05,
         "device_batch": 8, "batch_argument": 8, "accumulation": 2, "data_parallel": 1, "effective_batch": 16,
         "output_dir": str(many.folder / "whole"), "trainer": "Trainer", "resumed_from": None,
+        "device": "cpu", "workers": 0, "prefetch": None, "pin_memory": hello["pin_memory"], "eval_batch": 8,
+        "gradient_checkpointing": False, "armed": False,
     }  # fmt: skip
+
+
+def test_a_hello_says_what_the_loader_and_the_model_are(many):
+    """Knobs that a remedy turns down: from the objects, not from the arguments."""
+    (loaded,), (adapted,) = many.told("epoch", "hello"), many.told("adapted", "hello")
+
+    assert (1, 3, 2) == tuple(loaded[name] for name in ("workers", "prefetch", "eval_batch"))
+    assert isinstance(loaded["pin_memory"], bool)
+    assert (False, True) == (loaded["gradient_checkpointing"], adapted["gradient_checkpointing"])
+
+
+@pytest.mark.parametrize("name", ["resumed", "whole", "epoch", "adapted"])
+def test_each_row_longer_than_all_before_is_told_with_its_step(many, name):
+    """Real tokens, as the model saw them; nothing is told twice."""
+    split = {"resumed": 2, "whole": 8, "epoch": 4, "adapted": 4}[name]
+    expected, longest = [], 0
+    for step, rows in many.truth(name, "rows").items():
+        lengths = [len(row.split()) for row in rows]
+        for width in (max(lengths[start : start + split]) for start in range(0, len(rows), split)):
+            if width > longest:
+                longest = width
+                expected.append((step, split, width))
+
+    assert expected
+    assert expected == [(one["step"], one["rows"], one["longest"]) for one in many.told(name, "longest")]
 
 
 @pytest.mark.parametrize("name", ["resumed", "whole", "epoch", "early", "adapted", "restored"])
@@ -172,6 +199,8 @@ def test_an_exception_is_told_with_its_step_and_no_end(many):
     (exc,) = many.told("failing", "exc")
 
     assert (1, "KeyError", "'input_ids'") == (exc["step"], exc["type"], exc["text"])
+    assert ("train", 4) == (exc["phase"], exc["rows"])
+    assert 3 <= exc["longest"] <= 8
     assert [] == many.told("failing", "end")
     assert (1,) == many.codes
     assert "KeyError: 'input_ids'" == many.output.strip().splitlines()[-1]

@@ -37,6 +37,13 @@ HELLO = {
     "trainer": "Trainer",
     "resumed_from": None,
     "versions": {"torch": "2.13", "python": "3.11"},
+    "device": "cuda",
+    "workers": 4,
+    "prefetch": 2,
+    "pin_memory": True,
+    "eval_batch": 8,
+    "gradient_checkpointing": False,
+    "armed": True,
 }
 LINES = (
     HELLO,
@@ -48,7 +55,13 @@ LINES = (
     {"t": 1.5, "ev": "exc", "step": 10, "type": "KeyError", "text": "'input_ids'"},
     {"t": 1.5, "ev": "end", "step": 60, "max_steps": 60, "by": "max_steps", "loss": [60, 1.0]},
     {"t": 1.5, "ev": "error", "where": "on_log", "err": "ValueError: x", "off": True},
-)
+    {"t": 1.5, "ev": "longest", "step": 7, "rows": 4, "longest": 4812},
+    {"t": 1.5, "ev": "lr", "step": 4, "before": 0.01, "after": 0.001},
+    {"t": 1.5, "ev": "lr", "step": 4, "before": None, "after": None, "error": "Refused: no base"},
+    {"t": 1.5, "ev": "exc", "step": 7, "type": "RuntimeError", "text": "memory", "phase": "train", "rows": 4,
+     "longest": 4812, "rescued": "/out/checkpoint-7"},
+    {"t": 1.5, "ev": "exc", "step": 7, "type": "KeyError", "text": "'a'", "phase": "optimizer", "not_rescued": "in it"},
+)  # fmt: skip
 
 
 def heard(said, *, attempt=2, rank=1):
@@ -78,8 +91,23 @@ def test_a_hello_is_heard_with_everything_it_says():
             resumed_from=None,
             versions=(("python", "3.11"), ("torch", "2.13")),
             wall=1795000000.5,
+            device="cuda",
+            workers=4,
+            prefetch=2,
+            pin_memory=True,
+            eval_batch=8,
+            gradient_checkpointing=False,
+            armed=True,
         ),
     )
+
+
+def test_a_hello_of_an_older_companion_leaves_unknown_what_it_does_not_say():
+    """Unknown is not zero, and not off."""
+    new = ("device", "workers", "prefetch", "pin_memory", "eval_batch", "gradient_checkpointing", "armed")
+    (hello,) = heard({name: value for name, value in HELLO.items() if name not in new})
+
+    assert {None} == {getattr(hello, name) for name in new}
 
 
 @pytest.mark.parametrize(
@@ -93,12 +121,31 @@ def test_a_hello_is_heard_with_everything_it_says():
         (LINES[6], (ev.ExceptionLeft(2, 1, 10, "KeyError", "'input_ids'"),)),
         ({"t": 2, "ev": "exc", "step": 1, "type": "Odd", "text": None}, (ev.ExceptionLeft(2, 1, 1, "Odd", ""),)),
         (LINES[7], (ev.LossSeen(2, 1, 60, 1.0), ev.TrainingEnded(2, 1, 60, 60, "max_steps"))),
+        (LINES[9], (ev.LongestSeen(2, 1, 7, 4, 4812),)),
+        (LINES[10], (ev.RateSet(2, 1, 4, 0.01, 0.001, None),)),
+        (
+            LINES[12],
+            (ev.ExceptionLeft(2, 1, 7, "RuntimeError", "memory", "train", 4, 4812, "/out/checkpoint-7", None),),
+        ),
+        (LINES[13], (ev.ExceptionLeft(2, 1, 7, "KeyError", "'a'", "optimizer", None, None, None, "in it"),)),
+        ({**LINES[9], "longest": 0}, ()),
+        ({**LINES[10], "after": None}, ()),
+        ({**LINES[12], "rows": -4}, ()),
         (LINES[8], (ev.SourceLost("companion of rank 1", "on_log: ValueError: x, and switched itself off", 2),)),
     ],
 )
 def test_each_kind_of_line_becomes_its_events(said, events):
     """What the line leaves out is unknown, and a loss is told with whatever line it rides on."""
     assert events == heard(said)
+
+
+def test_a_rate_that_could_not_be_set_is_heard_with_the_reason():
+    """Where even the rate before is unknown it is no number."""
+    (rate,) = heard(LINES[11])
+
+    assert "Refused: no base" == rate.error
+    assert math.isnan(rate.before)
+    assert math.isnan(rate.after)
 
 
 def test_logged_numbers_are_heard_as_text_too_and_once():

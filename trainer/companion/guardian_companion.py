@@ -4,9 +4,12 @@ It must never cost the run. Every piece that runs inside the job is guarded: a f
 the third one turns the piece off, and the job goes on. Nothing is written before a training loop begins: data
 loader workers that import the job's script again carry the same rank. It runs in the job's Python, so it stands
 alone on the standard library, in the syntax of Python 3.8, and torch is whatever the job has loaded.
+
+What not every launch wants stands in the files beside this one, which are loaded when a knob asks for them.
 """
 
 import functools
+import importlib.util
 import json
 import numbers
 import os
@@ -15,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 
 # What these mean, and what the heartbeat's lines hold, stands in guardian/core/wire.py; a test compares them.
 ENV_DIR = "GUARDIAN_DIR"
@@ -22,7 +26,9 @@ ENV_SPEC = "GUARDIAN_SPEC"
 WIRE_VERSION = 1
 CONTROL = "control.json"
 HEARTBEAT = "heartbeat.{rank}.jsonl"
-COMPANION_KNOBS = frozenset({"fingerprint", "restore_batch", "restore_intervals"})
+COMPANION_KNOBS = frozenset({
+    "fingerprint", "restore_batch", "restore_intervals", "longest", "rescue", "learning_rate", "rewarm", "stacks",
+})  # fmt: skip
 
 FAILURES_ALLOWED = 3
 TEXT_LIMIT = 2000  # characters of an exception's message that are told
@@ -185,6 +191,17 @@ def leading(inputs):
     return next((value for value in candidates if is_tensor(value) and value.dim()), None)
 
 
+def longest_row(inputs, batch):
+    """Tokens of the longest row; None for what is no text. Never waits: on an accelerator it is the padded width."""
+    ids, embeddings = inputs.get("input_ids"), inputs.get("inputs_embeds")
+    if not ((batch is ids and ids.dim() == 2) or (batch is embeddings and embeddings.dim() == 3)):
+        return None
+    mask = mask_of(inputs, batch)
+    if mask is None or mask.device.type != "cpu" or not batch.shape[0]:
+        return batch.shape[1]
+    return int(mask.sum(1).max())
+
+
 def is_tensor(value):
     return isinstance(value, sys.modules["torch"].Tensor)
 
@@ -278,6 +295,11 @@ class Loop:
     def __init__(self, output_dir):
         self.output_dir = output_dir
         self.phase = "train"
+        self.optimizing = False  # from the last micro-batch of a step to the step's end
+        self.between = False  # no micro-batch has begun since the last step's end
+        self.at_work = None  # the optimizer step that the micro-batch in forward or backward belongs to
+        self.batch = {}  # rows and longest row of that micro-batch
+        self.longest = 0
         self.tally = Tally()
         self.lr = None
         self.loss = None  # summed on the device over the micro-batches of the step at hand
@@ -286,6 +308,12 @@ class Loop:
         self.control = {}
         self.stopped = False  # by our control file
         self.signals = Signals()
+        self.rescue = None
+        self.rewarming = None
+
+    def doing(self):
+        """What an exception interrupts."""
+        return "optimizer" if self.optimizing and self.phase == "train" else self.phase
 
     def add_loss(self, loss):
         loss = loss.detach().to(sys.modules["torch"].float32, copy=True)
@@ -316,7 +344,7 @@ class Companion:
     """The callback that joins every trainer. Outside a training loop `loop` is None and nothing is told."""
 
     heartbeat = None
-    knobs = frozenset()
+    knobs = MappingProxyType({})
 
     def __init__(self):
         self.failures = {}
@@ -330,16 +358,34 @@ class Companion:
 
     # What the trainer's callback handler calls.
 
-    def on_train_begin(self, args, state, _control, train_dataloader=None, **_):
+    def on_train_begin(self, args, state, _control, model=None, train_dataloader=None, **others):
         self.restore_intervals(args, state)
-        self.begin(args, state, train_dataloader)
+        self.begin(args, state, model, train_dataloader)
+        self.set_rate(state, others.get("optimizer"), others.get("lr_scheduler"))
+        self.prepare_rewarming(state)
+        self.prepare_rescue(args)
         self.look_for_handlers()
 
-    def on_step_begin(self, _args, state, _control, **_):
+    def on_step_begin(self, _args, state, _control, optimizer=None, lr_scheduler=None, **_):
         self.enter("train", state)  # a job may have caught what an evaluation or a save threw
+        self.step_begins()
+        self.lower_rate(state, optimizer, lr_scheduler)
 
-    def on_step_end(self, _args, state, control, **_):
+    @guarded
+    def on_pre_optimizer_step(self, _args, _state, _control, **_):
+        if self.loop is not None:
+            self.loop.optimizing = True
+
+    @guarded
+    def on_optimizer_step(self, _args, _state, _control, **_):
+        if self.loop is not None and self.loop.rewarming is not None:
+            self.loop.rewarming.give_back()
+
+    def on_step_end(self, args, state, control, **_):
         self.step_done(state)
+        self.end_lowered_rate()
+        self.remember(args, state)
+        self.step_is_over()
         self.obey(state, control)
         self.look_for_handlers()
 
@@ -372,7 +418,7 @@ class Companion:
             state.compute_steps(args, state.max_steps)
 
     @guarded
-    def begin(self, args, state, loader):
+    def begin(self, args, state, model, loader):
         self.loop = Loop(os.path.abspath(args.output_dir))
         self.heartbeat.open(args.process_index)
         self.heartbeat.tell(
@@ -392,6 +438,10 @@ class Companion:
             trainer=type(self.trainer).__name__ if self.trainer is not None else None,
             resumed_from=known(os.path.abspath, self.resumed_from),
             versions=versions(),
+            armed="stacks" in self.knobs and known(lambda: beside("guardian_stacks").armed()),
+            eval_batch=known(lambda: args.per_device_eval_batch_size),
+            **(known(model_facts, model) or {}),
+            **(known(loader_facts, loader) or {}),
             **batch_facts(self.trainer, args, loader),
         )
 
@@ -407,10 +457,30 @@ class Companion:
     @guarded
     def failed(self, error):
         if self.loop is not None:
+            facts = {"phase": self.loop.doing(), **self.loop.batch, **(known(self.loop.last_loss) or {})}
+            facts.update(self.rescued(error) or {})
             text = known(lambda: str(error)[:TEXT_LIMIT])
-            loss = known(self.loop.last_loss) or {}
             step = self.trainer.state.global_step
-            self.heartbeat.tell("exc", step=step, type=type(error).__name__, text=text, **loss)
+            self.heartbeat.tell("exc", step=step, type=type(error).__name__, text=text, **facts)
+
+    @guarded
+    def rescued(self, error):
+        """Save the last finished step; returns what came of it, for the exception's line."""
+        if self.loop.rescue is None:
+            return None
+        step = self.trainer.state.global_step
+        if self.loop.rewarming is not None:
+            self.loop.rewarming.undo()  # what is saved is the schedule's own rate
+        why = self.loop.rescue.refusal(self.trainer, error, self.loop)
+        if why:
+            return {"not_rescued": why}
+        self.heartbeat.tell("phase", phase="save", step=step)
+        try:
+            path = self.loop.rescue.save(self.trainer)
+        except BaseException as failure:  # an impatient Ctrl-C too: the job ends by its own exception
+            return {"not_rescued": known(described, failure) or type(failure).__name__}
+        self.heartbeat.tell("saved", step=step, path=path)
+        return {"rescued": path}
 
     @guarded
     def leave(self):
@@ -418,6 +488,8 @@ class Companion:
         loop, self.loop, self.trainer, self.resumed_from = self.loop, None, None, None
         if loop is not None:
             loop.signals.leave()
+            if loop.rescue is not None:
+                loop.rescue.leave()
 
     # Within a step.
 
@@ -431,6 +503,7 @@ class Companion:
         if self.loop is None:
             return None
         self.loop.lr = known(learning_rate, trainer.optimizer)
+        self.loop.at_work = known(lambda: trainer.state.global_step + 1)
         if getattr(model, "_compiled_call_impl", None) is not None:
             return None  # compiled in place: a hook would be traced, and could break the job's full graph
         return model.register_forward_pre_hook(self.forward_entered, with_kwargs=True)
@@ -441,12 +514,33 @@ class Companion:
         # Without gradients nothing is learnt from it: generation and reference passes within a step.
         if self.loop is not None and model.training and torch.is_grad_enabled():
             with torch.no_grad():
-                self.loop.tally.add(named(args, kwargs), "fingerprint" in self.knobs)
+                inputs = named(args, kwargs)
+                self.note_size(inputs)
+                self.loop.tally.add(inputs, "fingerprint" in self.knobs)
+
+    @guarded
+    def note_size(self, inputs):
+        """Before forward: what this micro-batch takes may be what kills the process."""
+        batch = leading(inputs)
+        if batch is None:
+            return
+        longest = longest_row(inputs, batch)
+        self.loop.batch = {"rows": batch.shape[0], "longest": longest}
+        if longest is not None and longest > self.loop.longest:
+            self.loop.longest = longest
+            if "longest" in self.knobs and self.loop.at_work is not None:
+                self.heartbeat.tell("longest", step=self.loop.at_work, **self.loop.batch)
 
     @guarded
     def leave_micro_step(self, loss):
         if self.loop is not None:
+            self.loop.batch = {}
             self.loop.add_loss(loss)
+
+    @guarded
+    def step_begins(self):
+        if self.loop is not None:
+            self.loop.optimizing, self.loop.between, self.loop.batch = False, False, {}
 
     @guarded
     def step_done(self, state):
@@ -455,6 +549,66 @@ class Companion:
             tally, loop.tally = loop.tally, Tally()
             lr = {} if loop.lr is None else {"lr": loop.lr}
             self.heartbeat.tell("step", step=step, **tally.facts(), **lr, **loop.losses(step))
+
+    @guarded
+    def step_is_over(self):
+        if self.loop is not None:
+            self.loop.optimizing, self.loop.between = False, True
+
+    # The learning rate that guardian wants (guardian_rates.py).
+
+    @guarded
+    def set_rate(self, state, optimizer, scheduler):
+        """After the checkpoint has been loaded. What could not be set is told as well as what was."""
+        target, step = self.knobs.get("learning_rate"), state.global_step
+        if target is None or self.loop is None:
+            return
+        try:
+            before, after = beside("guardian_rates").set_base(optimizer, scheduler, target, fresh=step == 0)
+            self.heartbeat.tell("lr", step=step, before=before, after=after)
+        except Exception as error:
+            rate = known(learning_rate, optimizer)
+            self.heartbeat.tell("lr", step=step, before=rate, after=rate, error=described(error))
+
+    @guarded
+    def prepare_rewarming(self, state):
+        wanted = self.knobs.get("rewarm")
+        if wanted is None or self.loop is None:
+            return
+        try:
+            self.loop.rewarming = beside("guardian_rates").Rewarming(wanted["from"], wanted["steps"])
+        except Exception as error:
+            self.heartbeat.tell("lr", step=state.global_step, error=f"rewarm: {described(error)}")
+
+    @guarded
+    def lower_rate(self, state, optimizer, scheduler):
+        if self.loop is not None and self.loop.rewarming is not None:
+            self.loop.rewarming.lower(state.global_step, optimizer, scheduler)
+
+    @guarded
+    def end_lowered_rate(self):
+        if self.loop is not None and self.loop.rewarming is not None:
+            self.loop.rewarming.undo()
+
+    # What a save on an exception needs (guardian_rescue.py).
+
+    @guarded
+    def prepare_rescue(self, args):
+        if "rescue" in self.knobs and self.loop is not None:
+            self.loop.rescue = beside("guardian_rescue").Rescue(self.heartbeat.folder)
+            self.loop.rescue.enter(args)
+
+    @guarded
+    def remember(self, args, state):
+        """At the end of a step, as the random numbers and sums of the step are whole."""
+        if self.loop is not None and self.loop.rescue is not None and self.loop.optimizing:
+            self.loop.rescue.remember(self.trainer, args, state)
+
+    @guarded
+    def remember_again(self, trainer):
+        """After an evaluation or a save between two steps: it may have drawn random numbers."""
+        if self.loop is not None and self.loop.rescue is not None and self.loop.between:
+            self.loop.rescue.remember_again(trainer.args, trainer.state)
 
     @guarded
     def obey(self, state, control):
@@ -546,6 +700,24 @@ def batch_facts(trainer, args, loader):
     }
 
 
+def model_facts(model):
+    """Where the model is, and whether it computes activations again instead of keeping them."""
+    device = next(model.parameters()).device.type
+    switches = [getattr(module, "gradient_checkpointing", None) for module in model.modules()]
+    switches = [bool(one) for one in switches if one is not None]
+    return {"device": device, "gradient_checkpointing": any(switches) if switches else None}
+
+
+def loader_facts(loader):
+    """The loader's processes as it has them, not as they were asked for; dispatching loaders wrap the real one."""
+    loader = getattr(loader, "base_dataloader", loader)
+    return {
+        "workers": getattr(loader, "num_workers", None),
+        "prefetch": getattr(loader, "prefetch_factor", None),
+        "pin_memory": getattr(loader, "pin_memory", None),
+    }
+
+
 def steps_per_epoch(loader, accumulation):
     return max(-(-len(loader) // accumulation), 1)
 
@@ -579,13 +751,27 @@ def plain(logs):
 # --- joining the trainer ---------------------------------------------------------------------------------------
 
 
+def beside(name):
+    """Another file of the companion, loaded at the first call; sys.path does not lead to it."""
+    if name not in sys.modules:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]
+
+
 def install(trainer_module):
     """Join every trainer that the module's classes will make. Class attributes: subclasses are reached too."""
     trainer_class = trainer_module.Trainer
     if hasattr(trainer_class, "guardian_companion"):
         return  # guardians may be nested, each with a loader
     heartbeat = Heartbeat(os.environ[ENV_DIR])
-    parts = {"heartbeat": heartbeat, "knobs": knobs(heartbeat)}
+    wanted = knobs(heartbeat)
+    if "stacks" in wanted:
+        arm(heartbeat)
+    parts = {"heartbeat": heartbeat, "knobs": wanted}
     callback = type("GuardianCallback", (Companion, trainer_module.TrainerCallback), parts)
     trainer_class.guardian_companion = callback
     join_handlers(trainer_module.CallbackHandler, callback)
@@ -597,12 +783,20 @@ def install(trainer_module):
 
 
 def knobs(heartbeat):
+    """What this launch wants: {name: value}, without what is off or unknown."""
     try:
         spec = json.loads(os.environ.get(ENV_SPEC) or "{}")
-        return frozenset(name for name in COMPANION_KNOBS if spec.get(name))
+        return {name: spec[name] for name in COMPANION_KNOBS if spec.get(name)}
     except Exception as error:
         heartbeat.tell("error", where="knobs", err=known(described, error), off=True)
-        return frozenset()
+        return {}
+
+
+def arm(heartbeat):
+    try:
+        beside("guardian_stacks").arm(heartbeat.folder)
+    except Exception as error:
+        heartbeat.tell("error", where="arm", err=known(described, error), off=True)
 
 
 def join_handlers(handler_class, callback):
@@ -659,6 +853,7 @@ def watch_evaluation(companion, original, trainer, *args, **kwargs):
     result = original(trainer, *args, **kwargs)
     if before:  # after an exception the phase stays: it says where the job failed
         companion.enter(before, trainer.state)
+        companion.remember_again(trainer)
     return result
 
 
@@ -668,4 +863,5 @@ def watch_save(companion, original, trainer, *args, **kwargs):
     if before:
         companion.saved(trainer.state)
         companion.enter(before, trainer.state)
+        companion.remember_again(trainer)
     return result
