@@ -11,6 +11,8 @@ log, start the job, reap every process of its tree, tell each event to whoever i
 later, and leave when no process of the tree is left. The launcher's exit is not the end: torchrun's ranks outlive a
 killed agent, and as a child subreaper we inherit them.
 
+While nobody listens no guardian lives that gives the run's ballast back when the disk fills up: then the keeper does.
+
 Nobody can command it: what clients send is thrown away, and signals meant for the supervisor do not end it. The way to
 end a job is to end its tree; the keeper follows.
 """
@@ -41,6 +43,15 @@ LISTENERS_FIRST_S = 0.05
 # An end that cannot be written is held in memory, and told on the socket, for a day.
 LINGER_S = 86_400.0
 MAX_CLIENTS = 16
+
+# The same as in disk.py, which tells what they are; a test compares them.
+BALLAST = b"ballast"
+PIECES = 8
+LOW = 4
+SCARCE = 4
+PAGE = 4096
+EVERY_S = 1.0
+HURRIED_S = 0.1
 
 EXIT_REFUSED = 3
 EXIT_NOT_STARTED = 4
@@ -141,6 +152,29 @@ class Records:
     def hopeless(self) -> bool:
         """Whether the folder itself is gone, so that no patience helps."""
         return not os.path.isdir(self.folder)
+
+
+class Ballast:
+    """Room on the run folder's disk that guardian has reserved: two folders above an attempt's."""
+
+    def __init__(self, folder: bytes) -> None:
+        self.path = os.path.join(folder, b"..", b"..", BALLAST)
+        self.whole = 0
+
+    def look(self) -> float:
+        """Give back where little is free, as guardian would. The seconds until the next look."""
+        try:
+            held = os.lstat(self.path).st_size
+            room = os.statvfs(self.path)
+            self.whole = max(self.whole, held)
+            free = room.f_bavail * room.f_frsize
+            if held and free < self.whole // LOW:
+                piece = max(self.whole // PIECES, PAGE)
+                pieces = -((free - self.whole // LOW) // piece)
+                os.truncate(self.path, max(0, held - pieces * piece))
+        except OSError:
+            return EVERY_S
+        return HURRIED_S if held and free < SCARCE * self.whole else EVERY_S
 
 
 class Tree:
@@ -420,6 +454,7 @@ def spare_us() -> None:
 def watch(tree: Tree, lock: socket.socket, wake: int, story: Story, records: Records, *, subreaper: bool) -> None:
     """Reap and tell until the tree is empty."""
     lease_due = time.monotonic() + LEASE_S
+    ballast = Ballast(records.folder)
     told = False
     while True:
         tree.reap()
@@ -435,7 +470,8 @@ def watch(tree: Tree, lock: socket.socket, wake: int, story: Story, records: Rec
         if time.monotonic() >= lease_due:
             renew_lease(records.folder)
             lease_due = time.monotonic() + LEASE_S
-        wait(min(records.patience(), max(0.0, lease_due - time.monotonic())), lock, wake, story)
+        alone = LEASE_S if story.clients else ballast.look()
+        wait(min(records.patience(), max(0.0, lease_due - time.monotonic()), alone), lock, wake, story)
 
 
 def stay(lock: socket.socket, wake: int, story: Story, records: Records) -> None:

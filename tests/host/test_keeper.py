@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from guardian.core import wire
 from guardian.errors import HostError
-from guardian.host import keeper, keeping, processes
+from guardian.host import disk, keeper, keeping, processes
 from tests.host.attempts import PATIENCE_S, Attempt, new_run, until
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="takes another user's identity, or mounts")
@@ -672,12 +672,13 @@ def test_a_keeper_whose_folder_was_removed_does_not_wait_for_it(attempt):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 KiB."""
+def small_disk(tmp_path, request):
+    """A file system of 64 KiB, or of the size that is asked for."""
+    size = getattr(request, "param", "64k")
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", place], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place], check=False, capture_output=True
     )
     if mounted.returncode != 0:
         pytest.skip("may not mount here")
@@ -699,6 +700,27 @@ def test_a_job_that_fills_the_disk_with_its_log_is_still_told_to_its_end(small_d
     assert 1 == keeping.end_records(attempt.folder).launcher.code
 
 
+@ROOT_ONLY
+@pytest.mark.parametrize("small_disk", ["24m"], indirect=True)
+def test_the_keeper_of_a_dead_guardian_gives_the_ballast_back(small_disk):
+    """Others fill the disk: what the job prints then finds the room that guardian had reserved."""
+    attempt = Attempt(small_disk / "attempts" / "0001", run=new_run())
+    ballast = disk.Ballast(small_disk, 8)
+    ballast.look()
+    attempt.launch("sh", "-c", "read line < fifo; head -c 1500000 /dev/zero && exit 5", cwd=fifo(attempt.folder))
+    attempt.told(keeping.Started)
+    attempt.keeper.close()
+    room = os.statvfs(small_disk)
+    with (small_disk / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - disk.MIB)
+    until(lambda: 0 < ballast.held < 8 * disk.MIB, "a part of it is given back")
+    open_fifo(attempt.folder)
+    until(lambda: keeping.end_records(attempt.folder).tree_end, "the end record")
+
+    assert 5 == keeping.end_records(attempt.folder).launcher.code
+    assert 1_500_000 == (attempt.folder / wire.JOB_LOG).stat().st_size
+
+
 # --- what it is made of -------------------------------------------------------------------------------------------------
 
 
@@ -706,6 +728,9 @@ def test_the_keepers_names_are_those_of_the_wire():
     """It cannot import them, so they are compared."""
     assert (wire.LAUNCHER_EXIT, wire.TREE_END) == (keeper.LAUNCHER_EXIT, keeper.TREE_END)
     assert keeping.LEASE.encode() == keeper.LEASE
+    ours = (keeper.BALLAST.decode(), keeper.PIECES, keeper.LOW, keeper.SCARCE, keeper.PAGE)
+    assert (disk.FILE, disk.PIECES, disk.LOW, disk.SCARCE, disk.PAGE) == ours
+    assert (disk.Watch.EVERY_S, disk.Watch.HURRIED_S) == (keeper.EVERY_S, keeper.HURRIED_S)
 
 
 def test_the_keeper_loads_little():
