@@ -29,6 +29,8 @@ FRAMEWORKS = {
     "torch",
     "transformers",
 }
+JOB_SCRIPTS = {"guardian/host/scan_script.py": {"torch"}}
+"""Run by the job's own Python and imported by nobody: what each may load there."""
 BACKPORTS = {"tomli", "typing_extensions"}  # the standard library of a later Python
 EFFECTS = {
     *("os", "io", "pathlib", "shutil", "tempfile", "glob", "fcntl", "mmap", "ctypes", "importlib", "logging"),
@@ -65,9 +67,11 @@ def layer(name: str) -> str | None:
 
 def faults(path: str, source: str) -> list[str]:
     """What the source at this path (from the repository's root, with slashes) imports and may not."""
-    tree = ast.parse(source, feature_version=(3, 8) if path.startswith("trainer/companion/") else None)
+    in_job = path.startswith("trainer/companion/") or path in JOB_SCRIPTS
+    tree = ast.parse(source, feature_version=(3, 8) if in_job else None)
     names = imported(tree, path.rpartition("/")[0].replace("/", "."))
-    alone = path == "guardian/host/keeper.py" or path.startswith("trainer/companion/")
+    names -= JOB_SCRIPTS.get(path, set())
+    alone = path == "guardian/host/keeper.py" or in_job
     own = layer(path.removesuffix(".py").replace("/", "."))
     siblings = {other.stem for other in (ROOT / path).parent.glob("*.py")}
     found = []
@@ -80,6 +84,8 @@ def faults(path: str, source: str) -> list[str]:
             found.append(f"{path} loads a training framework: {name}")
         if path.startswith("guardian/") and (name + ".").startswith("guardian.trainer."):
             found.append(f"{path} loads what belongs in the training process: {name}")
+        if f"{name.replace('.', '/')}.py" in JOB_SCRIPTS:
+            found.append(f"{path} loads what the job's own Python runs: {name}")
         if own and target and LAYERS.index(target) > LAYERS.index(own):
             found.append(f"{path} is {own} and imports {target}: {name}")
         if own in {"core", "errors"} and (top in EFFECTS or third_party):
@@ -125,6 +131,8 @@ def test_a_module_imports_only_what_its_layer_may(path):
         ("guardian/host/gpus.py", "def f():\n    import torch.cuda"),
         ("guardian/host/gpus.py", "importlib.import_module('numpy')"),
         ("guardian/cli/run.py", "from guardian.trainer import arguments"),
+        ("guardian/host/scan_script.py", "import psutil"),
+        ("guardian/host/torchpython.py", "from guardian.host import scan_script"),
         ("trainer/companion/sitecustomize.py", "import torch"),
         ("trainer/companion/sitecustomize.py", "from guardian.core import wire"),
     ],

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "explain": "say from a log what failed first, and why",
     "logs": "show the output of a run's job",
     "report": "tell the story of a run",
+    "doctor": "say which checkpoints can be resumed from",
     "status": "list your runs and where they stand",
     "stop": "save and stop a run",
     "soak": "kill a run again and again, and show that nothing is lost",

@@ -348,7 +348,7 @@ class Checkpoint:
     complete: bool
     """It may be resumed from."""
     why: str | None = None
-    """Why it may not be."""
+    """Why it may not be; of a sound one what nobody could look into."""
     verdict: str = ""
     """`sound`, `damaged`, `poisoned`, `incompatible` or `unknown` (core/checkpoints.py); "": nobody looked."""
     first_bad_step: int | None = None

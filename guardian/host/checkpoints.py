@@ -1,55 +1,86 @@
-"""Look into checkpoint folders, and notice when they change. Reads only; never writes or deletes."""
+"""Look into checkpoint folders, and notice when they change. Reads only; never writes or deletes.
+
+Headers and directories alone: milliseconds for a checkpoint of any size. Every byte is read by host/inspecting.py.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from guardian.core import checkpoints as judging
+from guardian.core import tensorfiles
 from guardian.core.checkpoints import FileFact, FolderFacts
 from guardian.core.events import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from zipfile import ZipFile
 
     from watchdog.events import FileSystemEvent
     from watchdog.observers.api import BaseObserver
 
 STATE_MAX = 64 * 1024 * 1024
 """trainer_state.json grows with the log history; beyond this it is not read."""
-HEADER_MAX = 64 * 1024 * 1024
+TEXT_MAX = 64 * 1024 * 1024
+MEMBERS_MAX = 4096
+"""Of an archive, so many members have their own header looked at."""
+LOCAL_HEADER = 30
+"""Bytes of a member's own header before its name (APPNOTE.TXT 4.3.7)."""
+GLANCE_MAX = 1024 * 1024
+"""A data.pkl up to this size is read, and so checked by its checksum."""
 SLACK_S = 2.0
 """File systems stamp with a clock of their own, and some in whole seconds."""
 VERSION = re.compile(r"v\d+-\d{8}-\d{6}")
 
 
-def scan(folder: str, *, since: float | None = None, announced: frozenset[str] = frozenset()) -> tuple[Checkpoint, ...]:
+def scan(
+    folder: str, *, since: float | None = None, announced: frozenset[str] = frozenset(), world: int | None = None
+) -> tuple[Checkpoint, ...]:
     """The checkpoints in a folder, judged, by ascending step; () where there is no such folder.
 
-    A folder that an earlier run left is not this run's: with `since` (wall seconds) only those count whose
-    state file was written later, or whose path the job itself announced.
+    `world`: the ranks of the run that wants to go on; None: nobody said. A folder that an earlier run left is not this
+    run's: with `since` (wall seconds) only those count whose state file was written later, or whose path the job itself
+    announced.
     """
+    found = [
+        glance(path, step_in_name(path), world)
+        for path in folders(folder)
+        if path in announced or _written_since(path, since)
+    ]
+    return tuple(sorted(found, key=lambda c: c.step))
+
+
+def folders(folder: str) -> tuple[str, ...]:
+    """The folders checkpoint-<step> in a folder; () where there is no such folder."""
     try:
         names = sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    found = []
-    for name in names:
-        match = judging.NAME.fullmatch(name)
-        path = os.path.join(folder, name)
-        if match and os.path.isdir(path) and (path in announced or _written_since(path, since)):
-            found.append(_judged(path, int(match[1])))
-    return tuple(sorted(found, key=lambda c: c.step))
+    paths = (os.path.join(folder, name) for name in names if judging.NAME.fullmatch(name))
+    return tuple(path for path in paths if os.path.isdir(path))
 
 
-def _judged(path: str, step: int) -> Checkpoint:
-    """One that cannot be looked into is passed over; the others count all the same."""
+def glance(path: str, step: int | None, world: int | None = None) -> Checkpoint:
+    """A folder's quick judgement. One that cannot be looked into is passed over; the others count all the same."""
     try:
-        return judging.judge(look(path, step))
+        return judging.judge(look(path, step), world)
     except OSError as error:
-        return Checkpoint(path, step, complete=False, why=f"{error.filename or path}: {error.strerror}")
+        return unreadable(path, step, error)
+
+
+def unreadable(path: str, step: int | None, error: OSError) -> Checkpoint:
+    """What is said of a folder that nobody can look into."""
+    why = judging.Unknown(f"{error.filename or path}: {error.strerror or error}")
+    return judging.as_checkpoint(path, -1 if step is None else step, why)
+
+
+def step_in_name(path: str) -> int | None:
+    """The step that a folder's name tells."""
+    match = judging.NAME.fullmatch(os.path.basename(os.path.abspath(path)))
+    return int(match[1]) if match else None
 
 
 def first_write(mark: Path) -> float | None:
@@ -83,38 +114,96 @@ def _written_since(path: str, since: float | None) -> bool:
     return False  # it was rotated away while it was looked at
 
 
-def look(path: str, step: int) -> FolderFacts:
+def look(path: str, step: int | None) -> FolderFacts:
     """What lies in one checkpoint folder. Raises OSError when it cannot be listed."""
-    files = []
+    files: list[FileFact] = []
     folders = []
+    texts = []
     state = None
+    for entry in _entries(path):
+        if entry.is_dir():
+            folders.append(entry.name)
+            files += [_fact(inner, f"{entry.name}/{inner.name}") for inner in _entries(entry.path) if inner.is_file()]
+            continue
+        files.append(_fact(entry, entry.name))
+        if entry.name == judging.STATE and files[-1].size <= STATE_MAX:
+            state = Path(entry.path).read_text("utf-8", "replace")
+        if entry.name in judging.READ_WHOLE and files[-1].size <= TEXT_MAX:
+            texts.append((entry.name, Path(entry.path).read_text("utf-8", "replace")))
+    return FolderFacts(path, step, tuple(files), state, tuple(folders), tuple(texts))
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
     with os.scandir(path) as entries:
-        for entry in sorted(entries, key=lambda e: e.name):
-            if entry.is_dir():
-                folders.append(entry.name)
-                continue
-            size = entry.stat().st_size
-            files.append(FileFact(entry.name, size, _broken(entry.path, size)))
-            if entry.name == judging.STATE and size <= STATE_MAX:
-                state = Path(entry.path).read_text("utf-8", "replace")
-    return FolderFacts(path, step, tuple(files), state, tuple(folders))
+        return sorted(entries, key=lambda e: e.name)
 
 
-def _broken(path: str, size: int) -> str | None:
-    """What is wrong with the inside of a tensor file, seen from its header or directory alone."""
+def _fact(entry: os.DirEntry[str], name: str) -> FileFact:
+    size = entry.stat().st_size
+    try:
+        empty = _glance_into(entry.path, size)
+    except tensorfiles.Broken as error:
+        return FileFact(name, size, broken=str(error))
+    return FileFact(name, size, empty=empty)
+
+
+def _glance_into(path: str, size: int) -> bool:
+    """Whether a file of tensors, whole as far as its header or directory tells, holds none. Raises Broken."""
     if path.endswith(".safetensors"):
-        with open(path, "rb") as file:
-            head = file.read(judging.HEADER_LENGTH)
-            length = int.from_bytes(head, "little")
-            if length <= HEADER_MAX:
-                head += file.read(length)
-        return judging.safetensors_problem(head, size)
-    if path.endswith((".pt", ".pth")):
-        import zipfile  # noqa: PLC0415 - needed when the job has saved; its start need not wait for it
+        return not tensors(path, size)
+    if path.endswith((".pt", ".pth", ".bin")) and not is_legacy(path):
+        _directory(path)
+    return False
 
-        if not zipfile.is_zipfile(path):
-            return "is cut off (no zip directory at its end)"
-    return None
+
+def tensors(path: str, size: int) -> tuple[tensorfiles.Tensor, ...]:
+    """What a safetensors file holds, from its header. Raises Broken."""
+    with open(path, "rb") as file:
+        head = file.read(tensorfiles.HEADER_LENGTH)
+        length = int.from_bytes(head, "little")
+        if length <= tensorfiles.HEADER_MAX:
+            head += file.read(length)
+    return tensorfiles.tensors_of(head, size)
+
+
+def is_legacy(path: str) -> bool:
+    """Whether torch wrote it in its old form, which has neither a directory nor a checksum."""
+    with open(path, "rb") as file:
+        return file.read(len(tensorfiles.LEGACY)) == tensorfiles.LEGACY
+
+
+def _directory(path: str) -> None:
+    """Look at an archive's directory, each member's own header, and the member that says what lies where."""
+    import zipfile  # noqa: PLC0415 - needed when the job has saved; its start need not wait for it
+
+    with open(path, "rb") as file, archive(file) as listed:
+        members = listed.infolist()
+        for member in members[:: len(members) // MEMBERS_MAX + 1]:
+            file.seek(member.header_offset)
+            head = file.read(LOCAL_HEADER)
+            names = sum(int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
+            end = member.header_offset + LOCAL_HEADER + names + member.compress_size
+            if head[:4] != b"PK\3\4" or end > listed.start_dir:
+                raise tensorfiles.Broken(f"is damaged before its part {member.filename}")
+        index = next((m for m in members if m.filename.endswith("/data.pkl")), None)
+        if index is None:
+            raise tensorfiles.Broken("is no file of torch's (no data.pkl inside)")
+        if index.file_size <= GLANCE_MAX:
+            try:
+                listed.read(index)
+            except zipfile.BadZipFile:
+                raise tensorfiles.Broken("is damaged (checksum of data.pkl)") from None
+
+
+def archive(file: IO[bytes]) -> ZipFile:
+    """A torch file's archive. Raises Broken where it has no directory, which stands at its end."""
+    import struct  # noqa: PLC0415 - as zipfile
+    import zipfile  # noqa: PLC0415 - needed when the job has saved; its start need not wait for it
+
+    try:
+        return zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, struct.error):
+        raise tensorfiles.Broken("is cut off (no zip directory at its end)") from None
 
 
 class Watch:

@@ -1,0 +1,80 @@
+"""Ask the job's own Python, which has torch, to read torch files: host/scan_script.py, in a process of its own.
+
+Guardian itself never loads torch, and a file that cannot be read ends that process and not us.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from guardian.core.values import dataclass
+
+SCRIPT = Path(__file__).with_name("scan_script.py")
+ASK_EVERY_S = 0.5
+NOT_OURS = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+"""Emptied: the reader shall touch no accelerator that the job wants next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What became of one file."""
+
+    tainted: str | None = None
+    """Where it holds what is no number."""
+    broken: str | None = None
+    unread: str | None = None
+    """Why nobody knows."""
+
+
+def read(interpreter: str, paths: Sequence[str], check: Callable[[], None]) -> dict[str, Said]:
+    """What torch says of each file. `check` is asked twice a second and may raise: then the process is ended."""
+    try:
+        process = subprocess.Popen(
+            [interpreter, str(SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **dict.fromkeys(NOT_OURS, "")},
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        return dict.fromkeys(paths, Said(unread=f"{interpreter}: {error.strerror}"))
+    try:
+        out, complaint = _communicate(process, json.dumps({"files": list(paths)}), check)
+    finally:
+        process.kill()
+        process.wait()
+    said = dict(map(_line, out.splitlines()))
+    why = (complaint.strip().splitlines() or [f"it ended with {process.returncode}"])[-1][:200]
+    return {path: said.get(path, Said(unread=f"{interpreter}: {why}")) for path in paths}
+
+
+def _communicate(process: subprocess.Popen[str], text: str, check: Callable[[], None]) -> tuple[str, str]:
+    while True:
+        check()
+        try:
+            return process.communicate(text, timeout=ASK_EVERY_S)
+        except subprocess.TimeoutExpired:
+            continue  # communicate goes on where it was
+
+
+# What torch raises for a file that was cut off or altered; other errors speak of torch or of the pickle's content.
+_DAMAGE = (
+    "EOFError",
+    "RuntimeError",
+    "UnpicklingError: pickle data was truncated",
+    "UnpicklingError: invalid load key",
+)
+
+
+def _line(line: str) -> tuple[str, Said]:
+    told = json.loads(line)
+    why = told["unreadable"]
+    if why is None:
+        return told["file"], Said(tainted=told["tainted"])
+    return told["file"], Said(broken=f"cannot be read ({why})") if why.startswith(_DAMAGE) else Said(unread=why)
