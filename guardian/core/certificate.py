@@ -14,7 +14,7 @@ from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from guardian.core import lineage
+from guardian.core import effects, lineage
 from guardian.core.events import Outcome
 from guardian.core.run import Finished
 from guardian.core.values import dataclass
@@ -83,6 +83,7 @@ def certify(run: Run) -> Certificate:
     counted = {step.step for attempt in run.attempts for step in attempt.steps if step.rows is not None}
     baseline = _baseline(run)
     _compare_claims(run, found)
+    found.violations += [text for attempt in run.attempts for text in effects.rates(attempt)]
     if baseline is not None:
         _judge_counts(run, baseline, found)
         _compare_replays(run, found)

@@ -15,7 +15,7 @@ from guardian.core.values import dataclass
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from guardian.core.rules import Facts, Operation
+    from guardian.core.rungs import Facts, Operation
 
 MIB = 1024 * 1024
 TENSORS_OF_A_ROW = 3
@@ -80,7 +80,7 @@ def _value(
 ) -> bool | int | float | str | Unchanged:
     """What one operation makes of one knob."""
     if operation.kind == "literal":
-        return operation.value
+        return "" if operation.value is None else operation.value
     present = now.get(knob)
     if isinstance(present, bool) or not isinstance(present, int | float):
         return Unchanged(f"the present {knob} is unknown")

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from guardian.core.adapters import Adapter, Written
-    from guardian.core.rules import Facts, Rule, Rung
+    from guardian.core.rules import Rule
     from guardian.core.run import Attempt, Run
+    from guardian.core.rungs import Facts, Rung
 
 FORGOTTEN_AFTER = 2
 """New checkpoints after which a rung that changes something counts as not taken."""

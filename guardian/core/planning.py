@@ -6,6 +6,7 @@ Pure: the adapter knows the command's language, `Terms` carries what the host kn
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from guardian.core.rules import Rule
     from guardian.core.run import Attempt, Run
 
-COMPANION_KNOBS: dict[str, bool] = {
+COMPANION_KNOBS: dict[str, object] = {
     "fingerprint": True, "longest": True, "rescue": True, "restore_batch": True, "restore_intervals": True,
 }  # fmt: skip
 
@@ -84,25 +85,26 @@ class Terms:
         self, run: Run, attempt: Attempt, now: float, reason: str, *, wait_s: float, remedy: Remedy | None = None
     ) -> ev.Planned:
         """The attempt after `attempt`: changed as the remedy says, from the checkpoint that it names."""
-        found = attempt.ended.checkpoints if attempt.ended else ()
-        best = self._chosen(run, attempt, remedy)
+        from guardian.core import retreat  # noqa: PLC0415 - the first launch does not wait for it
+
         number = attempt.number + 1
+        found = retreat.standing(run, attempt)
+        best = self._chosen(run, attempt, found, remedy) if self.adapter is not None else None
         carried = attempt.plan if remedy is None else remedy
-        written = self._with(dict(carried.settings), number)
-        argv, edits = written.argv, self._changes(attempt, remedy, written)
-        if best is not None and self.adapter is not None:
-            argv, moves = self.adapter.resume(argv, best.path, _output_dir(run, best))
-            edits = (*moves, *edits)
+        settings = dict(carried.settings)
+        start = best.step if best else None
+        written = self._with(settings, number, resumed=best is not None)
+        argv, moves = self._moved(run, written.argv, number, found, best)
         return ev.Planned(
             attempt=number,
             argv=self._launch_argv(argv),
-            env=self._environment(number, carried.variables),
-            resume_from=best.path if best is not None and self.adapter is not None else None,
-            resume_step=best.step if best is not None and self.adapter is not None else None,
-            edits=edits,
+            env=self._environment(number, carried.variables, self._rates(run, settings, start)),
+            resume_from=best.path if best else None,
+            resume_step=start,
+            edits=(*moves, *self._changes(attempt, remedy, written)),
             not_before=now + wait_s,
             reason=reason,
-            passed_over=tuple((c.path, c.why or "incomplete") for c in found if not c.complete and _newer(c, best)),
+            passed_over=_passed_over(found, best, retreats=remedy is not None and remedy.resume != "newest"),
             settings=carried.settings,
             variables=carried.variables,
             limits=carried.limits,
@@ -112,8 +114,9 @@ class Terms:
             skipped=remedy.skipped if remedy is not None else (),
         )
 
-    def _chosen(self, run: Run, attempt: Attempt, remedy: Remedy | None) -> ev.Checkpoint | None:
-        found = attempt.ended.checkpoints if attempt.ended else ()
+    def _chosen(
+        self, run: Run, attempt: Attempt, found: tuple[ev.Checkpoint, ...], remedy: Remedy | None
+    ) -> ev.Checkpoint | None:
         if remedy is None or remedy.resume == "newest":
             return newest_complete(found)
         from guardian.core import facts, healing  # noqa: PLC0415 - the first launch does not wait for it
@@ -122,13 +125,53 @@ class Terms:
         known = facts.facts_of(run, attempt) | (dict(cause.facts) if cause else {})
         return healing.chosen(remedy.resume, found, attempt, known)
 
-    def _with(self, settings: dict[str, Value], number: int) -> Written:
-        """The user's command with other values of the knobs, and the configuration files that go with it."""
+    def _moved(
+        self,
+        run: Run,
+        argv: tuple[str, ...],
+        number: int,
+        found: tuple[ev.Checkpoint, ...],
+        best: ev.Checkpoint | None,
+    ) -> tuple[tuple[str, ...], tuple[ev.Edit, ...]]:
+        """The command from where it goes on; nothing is saved over checkpoints that it goes back behind."""
+        from guardian.core import retreat  # noqa: PLC0415 - the first launch does not wait for it
+
+        if self.adapter is None:
+            return argv, ()
+        back = retreat.goes_back(found, best)
+        home = _first_output_dir(run) or self.adapter.output_dir(argv)
+        fresh = retreat.folder(home, number) if back and home else None
+        if best is not None:
+            return self.adapter.resume(argv, best.path, fresh or _output_dir(run, best))
+        return self.adapter.resume(argv, None, fresh) if fresh else (argv, ())
+
+    def _rates(self, run: Run, settings: Mapping[str, Value], start: int | None) -> dict[str, object]:
+        """What the companion must do to the learning rate that the checkpoint brings; nothing from the beginning."""
+        rate, ratio = settings.get("learning_rate"), settings.get("warmup_ratio")
+        asked: dict[str, object] = {}
+        if start is None:
+            return asked
+        if rate is not None:
+            asked["learning_rate"] = rate
+        since = next((a.plan for a in run.attempts if "warmup_ratio" in dict(a.plan.settings)), None)
+        begin = start if since is None else since.resume_step
+        total = next((a.max_steps for a in reversed(run.attempts) if a.max_steps is not None), None)
+        if isinstance(ratio, int | float) and total and begin is not None:
+            asked["rewarm"] = {"from": begin, "steps": math.ceil(ratio * total)}
+        return asked
+
+    def _with(self, settings: Mapping[str, Value], number: int, *, resumed: bool = True) -> Written:
+        """The user's command with other values of the knobs, and the configuration files that go with it.
+
+        A warm-up is an argument only from the beginning: in a resumed run it would bend the schedule that was saved,
+        and the companion does it instead.
+        """
         from guardian.core.adapters.writing import OVERLAYS, Written  # noqa: PLC0415 - the first launch needs it not
 
         if not settings or self.adapter is None:
             return Written(self.argv)
-        written = self.adapter.write(self.argv, settings)
+        words = {knob: value for knob, value in settings.items() if not (resumed and knob == "warmup_ratio")}
+        written = self.adapter.write(self.argv, words)
         folder = f"{attempt_folder(self.folder, number)}/overlays"
         return replace(written, argv=tuple(word.replace(OVERLAYS, folder) for word in written.argv))
 
@@ -152,13 +195,15 @@ class Terms:
     def _launch_argv(self, argv: tuple[str, ...]) -> tuple[str, ...]:
         return self.adapter.launch_argv(argv, self.python) if self.adapter else argv
 
-    def _environment(self, number: int, variables: tuple[tuple[str, str], ...] = ()) -> tuple[tuple[str, str], ...]:
+    def _environment(
+        self, number: int, variables: tuple[tuple[str, str], ...] = (), rates: Mapping[str, object] | None = None
+    ) -> tuple[tuple[str, str], ...]:
         """What is set on top of the caller's environment, and shown in the launch line."""
         # Without PYTHONUNBUFFERED a Python child's output lags by its 8 KiB buffer, and is lost in a kill.
         added = {wire.ENV_MARK: wire.mark(self.run, number), "PYTHONUNBUFFERED": "1"}
         if self.companion is not None:
             added[wire.ENV_DIR] = attempt_folder(self.folder, number)
-            added[wire.ENV_SPEC] = json.dumps(COMPANION_KNOBS)
+            added[wire.ENV_SPEC] = json.dumps(COMPANION_KNOBS | dict(rates or {}))
             added["PYTHONPATH"] = ":".join(p for p in (self.companion, self.pythonpath) if p)
         return tuple((added | dict(variables)).items())
 
@@ -183,8 +228,21 @@ def _shown(value: Value) -> str | None:
     return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _newer(one: ev.Checkpoint, best: ev.Checkpoint | None) -> bool:
-    return best is None or one.step > best.step
+def _passed_over(
+    found: tuple[ev.Checkpoint, ...], best: ev.Checkpoint | None, *, retreats: bool
+) -> tuple[tuple[str, str], ...]:
+    """What lies ahead of the chosen checkpoint and is not resumed from, each with its reason."""
+    from guardian.core.retreat import LEFT_BEHIND  # noqa: PLC0415 - the first launch does not wait for it
+
+    ahead = [c for c in found if best is None or c.step > best.step]
+    return tuple(
+        (c.path, LEFT_BEHIND if c.complete else c.why or "incomplete") for c in ahead if retreats or not c.complete
+    )
+
+
+def _first_output_dir(run: Run) -> str | None:
+    """The folder that the job named when it began."""
+    return next((a.hello.output_dir for a in run.attempts if a.hello), None)
 
 
 def _output_dir(run: Run, best: ev.Checkpoint) -> str:

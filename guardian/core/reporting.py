@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from guardian.core import effects, lineage, shrinking
 from guardian.core import events as ev
-from guardian.core import lineage, shrinking
 from guardian.core.certificate import Verdict, certify, count
 from guardian.core.diagnosing import remark
 from guardian.core.masking import mask, mask_argv, mask_value
@@ -87,6 +87,8 @@ class Report:
     """(step, loss) for each attempt, not a number where it was none."""
     remark: str | None = None
     """What must be said of an end that was accepted although nobody knows its reason."""
+    failed_edits: tuple[str, ...] = ()
+    """What guardian set and the job did not run with."""
     smaller: tuple[str, ...] = ()
     """Why the device batch is smaller than it was, and whether it could have stayed."""
 
@@ -119,6 +121,7 @@ def report(run: Run) -> Report:
         next_argv=_next_argv(run, outcome),
         losses=tuple(_losses(a) for a in run.attempts),
         remark=remark(run, run.attempt) if run.attempt else None,
+        failed_edits=tuple(_text(one) for one in effects.failed(run)),
         smaller=tuple(_text(one) for one in shrinking.reasons(run)),
     )
 
@@ -368,6 +371,7 @@ def as_json(told: Report) -> dict[str, object]:
         "skipped_checkpoints": [{"path": path, "reason": why} for path, why in told.skipped_checkpoints],
         "unpinned_checkpoints": [{"path": path, "reason": why} for path, why in told.unpinned_checkpoints],
         "guardian_restarts": told.guardian_restarts,
+        "failed_edits": list(told.failed_edits),
         "smaller_batch": list(told.smaller),
         "blind": list(told.blind),
         "next_argv": list(told.next_argv) if told.next_argv else None,

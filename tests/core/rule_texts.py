@@ -70,3 +70,20 @@ any = [{ log = 'connection reset' }]
 restart = true
 repeat = 3
 """)
+NAN = rule(r"""
+id = "nan"
+class = "nan_loss"
+title = "The loss is not a number"
+role = "cause"
+[match]
+any = [{ series = "loss", is = "nan", times = 1 }]
+confirm = "line"
+[[try]]
+resume = "before:first_bad_step"
+set = { learning_rate = "lower-or-safe", warmup_ratio = "at-least 0.05" }
+[[try]]
+resume = "before:first_bad_step"
+set = { learning_rate = "x 0.1" }
+[[try]]
+give_up = "Train in bf16."
+""")

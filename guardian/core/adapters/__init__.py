@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from guardian.core.adapters import embedded
+from guardian.core.adapters import embedded, scripts
 from guardian.core.adapters.writing import OVERLAYS, Settings, Written
 from guardian.core.events import Edit
 from guardian.core.job import JobSpec, ReadConfig
@@ -35,10 +35,11 @@ class Adapter(Protocol):
     def launch_argv(self, argv: Argv, python: str) -> Argv:
         """What is executed for the command; `python` runs what guardian brings itself."""
 
-    def resume(self, argv: Argv, checkpoint: str, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
+    def resume(self, argv: Argv, checkpoint: str | None, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
         """The command that goes on from a checkpoint and saves beside it, and what was changed.
 
-        `output_dir` is the folder that the job itself named; None: it never said.
+        `output_dir` is the folder to save into, as the job itself named it; None: it never said. Without a checkpoint
+        the command begins from the beginning, saving there, whatever checkpoints lie elsewhere.
         """
 
     def write(self, argv: Argv, settings: Settings) -> Written:
@@ -50,4 +51,4 @@ class Adapter(Protocol):
 
 def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Adapter | None:
     """The adapter that understands the command, or None."""
-    return embedded.recognise(argv, env, read_config)
+    return embedded.recognise(argv, env, read_config) or scripts.recognise(argv, env, read_config)

@@ -105,17 +105,21 @@ class Embedded:
             return argv
         return (python, "-m", MODULE, VERB, *rest)
 
-    def resume(self, argv: Argv, checkpoint: str, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
+    def resume(self, argv: Argv, checkpoint: str | None, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
         """The command from a checkpoint on, saving into the folder that it lies in unless the job named another."""
         head, rest = _split(argv) or ((), argv)
+        home = (checkpoint or "").rstrip("/").rpartition("/")[0] or "/"
         wanted = (
-            ("resume_from", "resume_from_checkpoint", checkpoint),
-            ("output_dir", "output_dir", output_dir or checkpoint.rstrip("/").rpartition("/")[0] or "/"),
+            # Empty: from the beginning, whatever the command or its file says.
+            ("resume_from", "resume_from_checkpoint", checkpoint or ""),
+            ("output_dir", "output_dir", output_dir or home),
             # Otherwise every start makes a new folder v<N>-<time>, and the run's checkpoints lie scattered.
             ("add_version", "add_version", "false"),
         )
         words, edits = Words(rest, self.config), []
         for knob, name, new in wanted:
+            if not new and not words.text(name):
+                continue
             old = words.text(name)
             words = words.put(new, name)
             if old != new:

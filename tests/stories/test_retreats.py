@@ -1,0 +1,121 @@
+"""Going back behind checkpoints that exist, by scripted histories: which are chosen, where is saved, at what rate."""
+
+import json
+from dataclasses import replace
+
+from guardian.core import adapters
+from guardian.core import deciding as do
+from guardian.core import events as ev
+from guardian.core.certificate import Verdict, certify
+from tests.core import rule_texts as rules
+from tests.core import stories as tell
+from tests.core.stories import story
+from tests.stories.test_ladders import ARGV, TERMS
+
+RATED = (*ARGV, "--learning_rate", "0.01", "--torch_dtype", "float32", "--warmup_ratio", "0.0")
+NAN_TERMS = replace(TERMS, argv=RATED, adapter=adapters.recognise(RATED, {}, dict), rule={"nan": rules.NAN}.get)
+
+
+def found(*steps):
+    """Whole checkpoints on the disk."""
+    return tuple(ev.Checkpoint(f"/home/me/out/checkpoint-{s}", s, complete=True) for s in steps)
+
+
+def went_bad(at, checkpoints, *, attempt=0):
+    """Guardian ended an attempt whose loss was no number from a step on."""
+    cause = ev.Cause("nan_loss", None, "nan", "x", (ev.Line(9, "x"),), None, facts=(("first_bad_step", float(at)),))
+    return (
+        ev.StopBegun(attempt, "x", (1,), "nan"),
+        ev.LauncherExited(0, None, 15),
+        ev.TreeEnded(0),
+        ev.Ended(0, None, 15, None, (), 0, tuple(checkpoints)),
+        ev.Diagnosed(0, cause),
+    )
+
+
+def planned(*parts):
+    """What is planned after these parts."""
+    run = story(tell.created(argv=RATED), *parts)
+    decision = do.decide(run, NAN_TERMS, run.heard_wall)
+    assert isinstance(decision, do.Plan), decision
+    return decision.planned
+
+
+def value(plan, name):
+    """The value of an option in the planned command."""
+    return plan.argv[plan.argv.index(f"--{name}") + 1]
+
+
+BAD_AT_25 = (tell.launched(), tell.hello(split=(8, 2)), tell.steps(1, 34), went_bad(25, found(10, 20, 30)))
+
+
+def test_it_goes_on_from_before_the_first_bad_step_and_saves_elsewhere():
+    """What was saved after it stays where it is, and nothing is written over it."""
+    plan = planned(*BAD_AT_25)
+
+    assert (20, "/home/me/out/checkpoint-20") == (plan.resume_step, plan.resume_from)
+    assert "/home/me/out/again-0002" == value(plan, "output_dir")
+    assert ["/home/me/out/checkpoint-30"] == [path for path, _ in plan.passed_over]
+
+
+def test_the_rate_is_set_inside_the_job_because_the_checkpoint_overrides_the_argument():
+    """Absolute, with a warm-up that begins where the run goes on; the schedule that was saved is not bent."""
+    plan = planned(*BAD_AT_25)
+    spec = json.loads(dict(plan.env)["GUARDIAN_SPEC"])
+
+    assert (1e-5, {"from": 20, "steps": 3}) == (spec["learning_rate"], spec["rewarm"])
+    assert "1e-05" == value(plan, "learning_rate")
+    assert "0.0" == value(plan, "warmup_ratio")
+    assert {"changing"} == {e.kind for e in plan.edits if e.knob in {"learning_rate", "warmup_ratio"}}
+
+
+def test_a_later_resume_goes_on_with_the_same_rate_and_the_same_ramp():
+    """Killed in the new folder: the rate stays, the ramp is not begun again."""
+    plan = planned(*BAD_AT_25)
+    fresh = ev.Checkpoint("/home/me/out/again-0002/checkpoint-21", 21, complete=True)
+    own = [replace(one, output_dir="/home/me/out/again-0002") for one in tell.hello(step=20, split=(8, 2))]
+    again = planned(
+        *BAD_AT_25, plan, ev.Pinned(0, "a", "b", "copy"), ev.Launched(0, 1, 1), own, tell.steps(21, 22),
+        ev.LauncherExited(0, None, 9), ev.TreeEnded(0),
+        ev.Ended(0, None, 9, None, (), 0, (*found(10, 20, 30), fresh)), ev.Diagnosed(0, tell.KILLED_BY_NOBODY),
+    )  # fmt: skip
+    spec = json.loads(dict(again.env)["GUARDIAN_SPEC"])
+
+    assert (21, fresh.path) == (again.resume_step, again.resume_from)
+    assert "/home/me/out/again-0002" == value(again, "output_dir")
+    assert {"from": 20, "steps": 3} == spec["rewarm"]
+    assert 1e-5 == spec["learning_rate"]
+
+
+def test_without_a_checkpoint_before_it_the_training_begins_again_in_a_folder_of_its_own():
+    """The old folders are left alone, and the arguments alone say the rate: no checkpoint overrides them."""
+    plan = planned(tell.launched(), tell.hello(split=(8, 2)), tell.steps(1, 14), went_bad(5, found(10)))
+    spec = json.loads(dict(plan.env)["GUARDIAN_SPEC"])
+
+    assert (None, "/home/me/out/again-0002") == (plan.resume_from, value(plan, "output_dir"))
+    assert "learning_rate" not in spec
+    assert ("1e-05", "0.05") == (value(plan, "learning_rate"), value(plan, "warmup_ratio"))
+    assert ["/home/me/out/checkpoint-10"] == [path for path, _ in plan.passed_over]
+
+
+def healed(rate):
+    """The run after the retreat, at this rate."""
+    plan = planned(*BAD_AT_25)
+    steps = [replace(one, lr=rate) if isinstance(one, ev.StepDone) else one for one in tell.steps(21, 60, loss=2.0)]
+    return story(
+        tell.created(argv=RATED), *BAD_AT_25, plan, ev.Pinned(0, "a", "b", "copy"), ev.Launched(0, 1, 1),
+        tell.hello(step=20, split=(8, 2)), *steps, tell.finished(),
+    )  # fmt: skip
+
+
+def test_a_rate_that_did_not_take_effect_violates_the_certificate():
+    """A checkpoint, or a plugin, that sets the old rate again: what was promised is not what ran."""
+    certificate = certify(healed(1e-2))
+
+    assert Verdict.VIOLATED == certificate.verdict
+    assert "learning rate 0.01 at step 21" in certificate.reasons[0]
+
+
+def test_a_rate_that_took_effect_is_no_violation():
+    """At or below what was set: schedules and warm-ups lower it."""
+    assert Verdict.CONSISTENT == certify(healed(8e-6)).verdict
