@@ -13,11 +13,10 @@ PYTHON_4 = os.environ.get("GUARDIAN_TEST_PYTHON4")
 needs_transformers_4 = pytest.mark.skipif(
     not PYTHON_4, reason="GUARDIAN_TEST_PYTHON4 names no Python with transformers 4: bin/test makes one"
 )
-on_both_transformers = pytest.mark.parametrize(
-    "python",
-    [
-        pytest.param(sys.executable, id="transformers5"),
-        pytest.param(PYTHON_4, id="transformers4", marks=needs_transformers_4),
-    ],
+PYTHONS = (
+    pytest.param(sys.executable, id="transformers5"),
+    pytest.param(PYTHON_4, id="transformers4", marks=needs_transformers_4),
 )
+"""For the `params` of a fixture that other fixtures build on."""
+on_both_transformers = pytest.mark.parametrize("python", PYTHONS)
 """The test gets `python`, the path of the interpreter that its job is to run in."""

@@ -80,7 +80,7 @@ _SAVING = Group(
         Argument("eval_steps", "float", help="default: as save_steps"),
         Argument("eval_delay", "float"),
         Argument("eval_on_start", "bool"),
-        Argument("per_device_eval_batch_size", "int", 1, at_least=1),
+        Argument("per_device_eval_batch_size", "int", 1, "rows per rank when evaluating", at_least=1),
         Argument("load_best_model_at_end", "bool", default=False),
         Argument("metric_for_best_model", "str", "loss"),
         Argument("greater_is_better", "bool", default=False),
@@ -158,7 +158,12 @@ _LOADING = Group(
             "processes that load rows; the rows are in memory as tokens, so 0 is the quickest start",
             at_least=0,
         ),
-        Argument("dataloader_prefetch_factor", "int"),
+        Argument(
+            "dataloader_prefetch_factor",
+            "int",
+            help="batches that each worker has ready; default: 2; counts only with workers",
+            at_least=1,
+        ),
         Argument("dataloader_persistent_workers", "bool", default=True, help="counts only with workers"),
         Argument("dataloader_pin_memory", "bool", default=True, help="counts only with a GPU"),
         Argument("dataloader_drop_last", "bool", default=False),
@@ -172,7 +177,7 @@ _RANKS = Group(
     "Several ranks (NPROC_PER_NODE, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT in the environment)",
     (
         Argument("ddp_backend", "str", help="default: gloo without a GPU"),
-        Argument("ddp_timeout", "int", 18_000_000, "seconds"),
+        Argument("ddp_timeout", "int", 18_000_000, "seconds that a rank waits for the others"),
         Argument(
             "ddp_find_unused_parameters",
             "bool",

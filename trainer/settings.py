@@ -130,8 +130,8 @@ def _fill(values: dict[str, Value], world_size: int) -> None:
         values["eval_steps"] = values["save_steps"]
     if values["early_stop_interval"] and values["restore_callback_states_from_checkpoint"] is None:
         values["restore_callback_states_from_checkpoint"] = True  # a resumed run goes on counting
-    if not values["dataloader_num_workers"]:
-        values["dataloader_persistent_workers"] = False
+    if not values["dataloader_num_workers"]:  # whoever takes the workers away need not know what else goes with them
+        values["dataloader_persistent_workers"], values["dataloader_prefetch_factor"] = False, None
 
 
 def _evaluates(values: Mapping[str, Value]) -> bool:

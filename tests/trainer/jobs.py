@@ -20,10 +20,10 @@ def environment(**extra: str) -> dict[str, str]:
     return inherited | {"HF_HUB_OFFLINE": "1"} | extra
 
 
-def start(*arguments: str, cwd: Path, ranks: int = 1) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path, ranks: int = 1, python: str = sys.executable) -> subprocess.Popen[str]:
     extra = {"NPROC_PER_NODE": str(ranks)} if ranks > 1 else {}
     return subprocess.Popen(
-        [sys.executable, "-m", "guardian.trainer", *arguments],
+        [python, "-m", "guardian.trainer", *arguments],
         cwd=cwd,
         env=environment(**extra),
         stdin=subprocess.DEVNULL,
@@ -33,17 +33,17 @@ def start(*arguments: str, cwd: Path, ranks: int = 1) -> subprocess.Popen[str]:
     )
 
 
-def run(*arguments: str, cwd: Path, ranks: int = 1) -> str:
-    """What a run that must succeed has printed."""
-    process = start(*arguments, cwd=cwd, ranks=ranks)
+def run(*arguments: str, cwd: Path, **how: int | str) -> str:
+    """What a run that must succeed has printed; `how` is for `start`."""
+    process = start(*arguments, cwd=cwd, **how)
     printed, _ = process.communicate(timeout=PATIENCE_S)
     assert 0 == process.returncode, printed
     return printed
 
 
-def run_until_killed(*arguments: str, cwd: Path, step: int) -> None:
+def run_until_killed(*arguments: str, cwd: Path, step: int, python: str = sys.executable) -> None:
     """A run that is SIGKILLed when its log has reached `step`."""
-    process = start(*arguments, cwd=cwd)
+    process = start(*arguments, cwd=cwd, python=python)
     try:
         wait_for(lambda: any(each >= step for each in losses(cwd / "out")) or process.poll() is not None)
         assert process.poll() is None, process.communicate()[0]

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from guardian.trainer import checkpoints
 
+from tests.interpreters import PYTHONS
 from tests.trainer.jobs import DEMO, PATIENCE_S, environment, run, start, wait_for
 
 pytest.importorskip("torch")
@@ -28,12 +29,18 @@ def content(checkpoint: Path) -> dict[str, bytes]:
     return {file.name: b"" if file.name in differing else file.read_bytes() for file in checkpoint.iterdir()}
 
 
+@pytest.fixture(scope="module", params=PYTHONS)
+def python(request):
+    """The interpreter that the trainer runs in, with the one transformers or the other."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory):
+def swept(tmp_path_factory, python):
     """One folder for each moment at which the second save was killed, and the one that was not."""
     folder = tmp_path_factory.mktemp("swept")
     program = Path(__file__).parent / "crash_points.py"
-    command = [sys.executable, str(program), *SHORT, "--max_steps", "2", "--save_total_limit", "1"]
+    command = [python, str(program), *SHORT, "--max_steps", "2", "--save_total_limit", "1"]
     done = subprocess.run(
         command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
@@ -62,13 +69,13 @@ def test_a_save_killed_at_any_moment_leaves_the_old_checkpoint_or_the_new(swept)
 
 
 @pytest.mark.parametrize("step", [1, pytest.param(2, marks=pytest.mark.long)])
-def test_what_a_killed_save_leaves_is_resumed_from(swept, tmp_path, step):
+def test_what_a_killed_save_leaves_is_resumed_from(swept, python, tmp_path, step):
     """After the last moment that left the old checkpoint alone, and the first that left the new one."""
     folders = killed_folders(swept)
     first_new = next(place for place, each in enumerate(folders) if (each / "checkpoint-2").exists())
     shutil.copytree(folders[first_new - 2 + step], tmp_path / "out")
     assert [*(tmp_path / "out").glob("guardian-tmp-*")]
-    printed = run(*SHORT, "--max_steps", "3", "--resume_from_checkpoint", "true", cwd=tmp_path)
+    printed = run(*SHORT, "--max_steps", "3", "--resume_from_checkpoint", "true", cwd=tmp_path, python=python)
 
     assert f"resuming from out/checkpoint-{step}" in printed
     assert (None, []) == (

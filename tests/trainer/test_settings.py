@@ -55,6 +55,15 @@ def test_the_defaults_are_those_of_ms_swift():
     assert 1e-5 == decide({**GIVEN, "tuner_type": "full"}, Group())["learning_rate"]
 
 
+def test_what_counts_only_with_workers_goes_with_them():
+    """A command that is given anew without its workers need not be given without these."""
+    loading = {"dataloader_prefetch_factor": 4, "dataloader_persistent_workers": True}
+    names = tuple(loading)
+    with_workers, without = (decide({**GIVEN, **loading, "dataloader_num_workers": n}, Group()) for n in (2, 0))
+
+    assert [(4, True), (None, False)] == [tuple(each[name] for name in names) for each in (with_workers, without)]
+
+
 def test_the_demo_ends_soon_unless_the_user_says_how_long():
     """What the user gives stays, and what the demo changed is remembered for the log."""
     demo = decide({"model": "demo", "dataset": ("demo",), "learning_rate": 0.5}, Group())
