@@ -90,7 +90,7 @@ def _value(
         return min(present / 2, _safe_rate(now, facts) or present / 2)
     if operation.kind == "halve":
         return _half(knob, present, now)
-    factor = float(operation.value)
+    factor = float(operation.value or 0)
     value = present * factor if operation.kind == "times" else max(present, factor)
     return int(value) if isinstance(present, int) and value == int(value) else value
 

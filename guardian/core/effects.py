@@ -47,7 +47,8 @@ def rates(attempt: Attempt) -> list[str]:
     if high is None:
         return []
     return [
-        f"the learning rate was set to {target:g} in attempt {attempt.number}, and the job used a learning rate {high.lr:g} at step {high.step}"
+        f"the learning rate was set to {target:g} in attempt {attempt.number}, "
+        f"and the job used a learning rate {high.lr:g} at step {high.step}"
     ]
 
 
