@@ -45,6 +45,7 @@ def fallen(tmp_path_factory):
 
 
 def saves(steps):
+    """Arguments."""
     return {"save_strategy": "steps", "save_steps": steps}
 
 
@@ -68,14 +69,17 @@ def resumed(fallen, tmp_path_factory):
 
 
 def losses(ran, name, rank=0):
+    """Per step, as the companion counted them."""
     return dict(line["loss"] for line in ran.told(name, "step", rank))
 
 
 def after(step, values):
+    """The later steps."""
     return {one: value for one, value in values.items() if one > step}
 
 
 def what_came_of_it(ran, name, rank=0):
+    """Of the exception that left this training."""
     (exc,) = ran.told(name, "exc", rank)
     return exc.get("phase"), exc.get("rescued"), exc.get("not_rescued")
 
@@ -166,6 +170,7 @@ def test_no_trouble_of_the_companion_was_told(fallen, resumed):
 
 @pytest.fixture(scope="module")
 def pair_undisturbed(tmp_path_factory):
+    """Two ranks that nothing happens to."""
     folder = tmp_path_factory.mktemp("pair_undisturbed")
     return run(folder, [plan("noisy", folder, (4, 2), STEPS, arguments=GLOO, dropout=0.2)], spec=SPEC, ranks=2)
 

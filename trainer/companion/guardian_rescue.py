@@ -236,7 +236,7 @@ def refused_trainer(trainer):
         "the job saves weights only (save_only_model)": args.save_only_model,
         "a search over hyperparameters": getattr(trainer, "hp_search_backend", None) is not None,
         f"random numbers of {args.device.type} are not kept": args.device.type not in DEVICES,
-        "ranks on several machines": int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size)) != args.world_size,
+        "ranks on several machines": os.environ.get("GROUP_WORLD_SIZE", "1") != "1",  # torchrun's number of agents
     }
     return next((why for why, holds in reasons.items() if holds), None)
 
