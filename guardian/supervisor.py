@@ -314,7 +314,7 @@ class Supervisor:
 
     # --- acting --------------------------------------------------------------------------------------------
 
-    def _act(self, decision: do.Decision) -> bool:  # noqa: C901 - one line per decision is the table of what there is
+    def _act(self, decision: do.Decision) -> bool:  # noqa: C901, PLR0912 - one line per decision is the table of what there is
         """Carry a decision out; False where nothing changed and there is nothing to do but listen."""
         match decision:
             case do.Wait():
@@ -323,6 +323,8 @@ class Supervisor:
                 return self.take(planned)
             case do.Pin(attempt=attempt, source=source):
                 return self._pin(attempt, source)
+            case do.Measure(attempt=attempt, name=name):
+                return self.take(ev.Measured(attempt, name, dict(machine.facts(self._places())).get(name)))
             case do.Launch(planned=planned):
                 return self._launch(planned)
             case do.BeginStop(attempt=attempt, why=why, rule=rule):
@@ -487,7 +489,7 @@ class Supervisor:
         if why:
             blind.append(why)
         tail = logs.tail_lines(self._attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES, attempt.positions)
-        facts = machine.facts(self._folder)
+        facts = machine.facts(self._places())
         self.post(_ended(attempt, tail=tail, found=found, blind=tuple(blind), facts=facts))
 
     def _found(self) -> tuple[tuple[ev.Checkpoint, ...], str | None]:
@@ -517,6 +519,10 @@ class Supervisor:
             return tuple(sorted(said))
         argument = self._terms.adapter.output_dir(self.run.created.argv)
         return checkpoints.versions(str(Path(self.run.created.cwd, argument))) if argument else ()
+
+    def _places(self) -> tuple[Path, ...]:
+        """Where the run needs room: its own folder and those that checkpoints go to."""
+        return (self._folder, *(Path(one) for one in self._output_dirs()))
 
     def _diagnose(self) -> bool:
         from guardian.core.diagnosing import diagnose  # noqa: PLC0415 - the first launch does not wait for it

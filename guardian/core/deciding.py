@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CHECKING_MAX_S = 600
 """For pinning a checkpoint; then the attempt goes on unpinned, said so."""
 LOOK_EVERY_S = 1.0
+AWAITED_EVERY_S = 5.0
+"""Between two looks at what a launch waits for."""
 SAVE_MARGIN_STEPS = 2
 SAVE_MARGIN_S = 2.0
 """A save is asked for this far ahead, so that every rank reads the request before its step comes."""
@@ -62,6 +64,14 @@ class Pin:
 
     attempt: int
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Look at a fact of the host that the launch waits for."""
+
+    attempt: int
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +142,21 @@ class Finish:
     finished: ev.RunFinished
 
 
-Decision = Wait | Plan | Pin | Launch | BeginStop | AskSave | SendSignal | Look | LeaveAlone | Drain | Diagnose | Finish
+Decision = (
+    Wait
+    | Plan
+    | Pin
+    | Measure
+    | Launch
+    | BeginStop
+    | AskSave
+    | SendSignal
+    | Look
+    | LeaveAlone
+    | Drain
+    | Diagnose
+    | Finish
+)
 
 
 def decide(run: Run, terms: Terms, now: float) -> Decision:
@@ -162,9 +186,27 @@ def _before_launch(run: Run, attempt: Attempt, now: float) -> Decision:
     state = run.state
     if isinstance(state, stands.Checking) and attempt.plan.resume_from is not None:
         return Pin(attempt.number, attempt.plan.resume_from)
+    if isinstance(state, stands.Paused) and attempt.plan.awaits is not None:
+        return _awaited(attempt, attempt.plan.awaits, state.until, now)
     if isinstance(state, stands.Paused) and now < state.until:
         return Wait(state.until)
     return Launch(attempt.plan)
+
+
+def _awaited(attempt: Attempt, awaits: tuple[str, str, float], until: float, now: float) -> Decision:
+    """The launch waits for a fact of the host, looks at it now and then, and not for ever."""
+    from guardian.core.rungs import Comparison  # noqa: PLC0415 - few runs wait
+
+    name, operator, number = awaits
+    looked = attempt.measured
+    if looked is not None and Comparison(name, operator, number).holds({name: looked[1].value}):
+        return Launch(attempt.plan)
+    if looked is not None and now >= until:
+        seen = "unknown" if looked[1].value is None else f"{looked[1].value:.0f}"
+        text = f"{attempt.plan.reason}: waited for {name} {operator} {number:g}, and it is still {seen}"
+        return Finish(ev.RunFinished(ev.Outcome.GAVE_UP, EXIT_GAVE_UP, text))
+    due = (looked[0] if looked is not None else 0.0) + AWAITED_EVERY_S
+    return Measure(attempt.number, name) if now >= due else Wait(min(due, until))
 
 
 def _living(run: Run, attempt: Attempt, policy: Policy, now: float) -> Decision:
@@ -323,7 +365,8 @@ def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
     if isinstance(remedy, ev.RunFinished):
         return Finish(remedy)
     changes = remedy is not None and _unlike(remedy, attempt)
-    wait_s = 0.0 if changes else _backoff(run, terms.policy)
+    pause = remedy.wait.at_most_s if remedy is not None and remedy.wait is not None else 0.0
+    wait_s = pause if changes or pause else _backoff(run, terms.policy)
     return Plan(terms.next(run, attempt, now, cause.title, wait_s=wait_s, remedy=remedy))
 
 

@@ -46,10 +46,11 @@ def rates(attempt: Attempt) -> list[str]:
     high = next((s for s in attempt.steps if s.lr is not None and s.lr > target * (1 + RATE_TOLERANCE)), None)
     if high is None:
         return []
-    return [
-        f"the learning rate was set to {target:g} in attempt {attempt.number}, "
-        f"and the job used a learning rate {high.lr:g} at step {high.step}"
-    ]
+    text = (
+        f"the learning rate was set to {target:g} in attempt {attempt.number}, and the job used a learning rate "
+        f"{high.lr:g} at step {high.step}"
+    )
+    return [text]
 
 
 def _shown(value: Value) -> str:

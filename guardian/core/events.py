@@ -190,6 +190,8 @@ class Planned:
     """Which rung of that ladder, from 0."""
     skipped: tuple[str, ...] = ()
     """Rungs that were passed by, each with its reason, in words."""
+    awaits: tuple[str, str, float] | None = None
+    """A fact of the host that the launch waits for (name, comparison, number), until `not_before` at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -544,6 +546,16 @@ class PhaseChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """A fact of the host that a launch waits for, as it is now."""
+
+    attempt: int
+    name: str
+    value: float | None
+    """None: it cannot be measured here."""
+
+
+@dataclass(frozen=True, slots=True)
 class TreeSeen:
     """The living processes of a tree that is being stopped."""
 
@@ -578,7 +590,7 @@ Journalled = (
     | TrainingEnded | ExceptionLeft
 )  # fmt: skip
 Observed = (
-    StepDone | LossSeen | Logged | LongestSeen | RateSet | PhaseChanged | TreeSeen | Saved | Acknowledged
+    StepDone | LossSeen | Logged | LongestSeen | RateSet | PhaseChanged | Measured | TreeSeen | Saved | Acknowledged
 )  # fmt: skip
 Event = Journalled | Observed
 

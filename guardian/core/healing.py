@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from guardian.core.adapters import Adapter, Written
     from guardian.core.rules import Rule
     from guardian.core.run import Attempt, Run
-    from guardian.core.rungs import Facts, Rung
+    from guardian.core.rungs import Facts, Rung, Wait
 
 FORGOTTEN_AFTER = 2
 """New checkpoints after which a rung that changes something counts as not taken."""
@@ -52,7 +52,7 @@ class Remedy:
     edits: tuple[Edit, ...] = ()
     """What this rung changed of the environment and the limits; the adapter tells what it changed of the command."""
     resume: str = "newest"
-    wait_s: float = 0.0
+    wait: Wait | None = None
     skipped: tuple[str, ...] = ()
 
 
@@ -109,7 +109,7 @@ def remedy(rule: Rule, cause: Cause, patient: Patient) -> Remedy | Exhausted:
         if isinstance(change, Remedy):
             return Remedy(
                 number, change.settings, change.variables, change.limits, change.edits, rung.resume,
-                rung.wait.at_most_s if rung.wait else 0.0, tuple(skipped),
+                rung.wait, tuple(skipped),
             )  # fmt: skip
         skipped.append(f"{name(rung)}: {change}")
     return Exhausted(f"{cause.title}: everything that its rule knows has been tried", tuple(skipped))
@@ -127,7 +127,7 @@ def numbered(rule: Rule, variant: str | None) -> Iterator[tuple[int, Rung]]:
 
 def changes_something(rule: Rule, variant: str | None) -> bool:
     """Whether the ladder has a rung that does more than start the same again."""
-    return any(rung.edits or rung.resume != "newest" for _, rung in numbered(rule, variant))
+    return any(rung.edits or rung.wait or rung.resume != "newest" for _, rung in numbered(rule, variant))
 
 
 def taken(run: Run, rule: str, number: int, rung: Rung) -> int:
@@ -167,7 +167,7 @@ def _applied(rung: Rung, patient: Patient) -> Remedy | str:
     given = dict(patient.run.created.env) | dict(plan.variables)
     variables = dict(_variables(rung, given))
     limits = {key: value for key, value in rung.limits if (key, value) not in plan.limits}
-    if not (rung.set or variables or limits or rung.restart or rung.resume != "newest"):
+    if not (rung.set or variables or limits or rung.restart or rung.wait or rung.resume != "newest"):
         return "it is so already"
     return Remedy(
         settings=tuple(settings.items()),

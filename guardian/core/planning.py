@@ -103,6 +103,7 @@ class Terms:
             resume_step=start,
             edits=(*moves, *self._changes(attempt, remedy, written)),
             not_before=now + wait_s,
+            awaits=_awaits(remedy),
             reason=reason,
             passed_over=_passed_over(found, best, retreats=remedy is not None and remedy.resume != "newest"),
             settings=carried.settings,
@@ -238,6 +239,11 @@ def _passed_over(
     return tuple(
         (c.path, LEFT_BEHIND if c.complete else c.why or "incomplete") for c in ahead if retreats or not c.complete
     )
+
+
+def _awaits(remedy: Remedy | None) -> tuple[str, str, float] | None:
+    test = remedy.wait.until if remedy is not None and remedy.wait is not None else None
+    return (test.fact, test.operator, float(test.value)) if test is not None and not test.other else None
 
 
 def _first_output_dir(run: Run) -> str | None:

@@ -143,6 +143,8 @@ class Attempt:
     """Rows that were longer than all before them on their rank, as they came."""
     rates_set: tuple[ev.RateSet, ...] = ()
     """What each rank's companion did to the learning rate."""
+    measured: tuple[float, ev.Measured] | None = None
+    """What the launch waits for, as it was when it was last looked at: (wall, measure)."""
     step_wall: float | None = None
     """When an optimizer step was last seen to complete."""
     exceptions: tuple[ev.ExceptionLeft, ...] = ()
@@ -253,6 +255,7 @@ def as_journalled(run: Run) -> Run:
             announced=frozenset(),
             longest=(),
             rates_set=(),
+            measured=None,
             step_wall=None,
             alive=frozenset(one.stop.pids) if one.stop else frozenset(),
         )
@@ -451,6 +454,7 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.Ended: _ended,
     ev.Diagnosed: lambda a, e, _: replace(a, diagnosed=e),
     ev.CheckpointSeen: _checkpoint_seen,
+    ev.Measured: lambda a, e, w: replace(a, measured=(w, e)),
     ev.Hit: _hit,
     ev.Suspected: _suspected,
     ev.LongestSeen: _longest_seen,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from guardian.core.values import dataclass
@@ -89,15 +89,16 @@ def _below(root: str, mount_point: str, path: str) -> str:
     return mount_point + inside
 
 
-def facts(folder: Path) -> tuple[tuple[str, float], ...]:
+def facts(places: Iterable[Path]) -> tuple[tuple[str, float], ...]:
     """What can be measured of this host for the ladder of a rule (core/facts.py has the units); the rest is left out.
 
-    `folder` is the run's. What the job's cgroup allows is ours: it is in the same or below.
+    Disk is what the fullest of the places has. What the job's cgroup allows is ours: it is in the same or below.
     """
+    room = [free for place in places if (free := free_mib(place)) is not None]
     read = {
         "shm_total_mib": _room(Path("/dev/shm")),  # noqa: S108 - its size, not a file in it
         "shm_free_mib": free_mib(Path("/dev/shm")),  # noqa: S108 - as above
-        "disk_free_mib": free_mib(folder),
+        "disk_free_mib": min(room, default=None),
         "host_memory_mib": _host_memory_mib(_text("/proc/meminfo")),
         "memory_limit_mib": _first(_LIMITS, parse_bytes_mib),
         "memory_peak_mib": _first(_PEAKS, parse_bytes_mib),

@@ -70,6 +70,17 @@ any = [{ log = 'connection reset' }]
 restart = true
 repeat = 3
 """)
+FULL = rule(r"""
+id = "full"
+class = "disk_full"
+title = "The disk is full"
+role = "cause"
+[match]
+any = [{ log = 'No space left' }]
+[[try]]
+wait = { until = "disk_free_mib > 1024", at_most = "1 h" }
+repeat = "budget"
+""")
 NAN = rule(r"""
 id = "nan"
 class = "nan_loss"

@@ -18,7 +18,7 @@ ARGV = (
     "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2", "--save_steps", "10",
     "--dataloader_num_workers", "8", "--dataloader_prefetch_factor", "4",
 )  # fmt: skip
-RULES = {one.id: one for one in (rules.MEMORY, rules.SHM, rules.FILES, rules.NETWORK)}
+RULES = {one.id: one for one in (rules.MEMORY, rules.SHM, rules.FILES, rules.NETWORK, rules.FULL)}
 TERMS = Terms(
     run="7d2f4c1e",
     argv=ARGV,
@@ -212,6 +212,37 @@ def test_the_plan_is_the_same_when_the_journal_is_read_again():
     parts += [planned(*parts), ev.Launched(0, 1, 1), tell.hello(split=(4, 4)), tell.resumed(), fails()]
 
     assert "2" == value(planned(*parts), "per_device_train_batch_size")
+
+
+# --- waiting for the host --------------------------------------------------------------------------------------
+
+
+def waiting(*measured, after=0.0):
+    """What is decided about a launch that waits for room, so many seconds after it was last looked at."""
+    parts = [first(), fails("full")]
+    run = story(tell.created(argv=ARGV), *parts, planned(*parts), *measured)
+    return do.decide(run, TERMS, run.heard_wall + after)
+
+
+def room(mib):
+    """The disk was looked at."""
+    return ev.Measured(0, "disk_free_mib", mib)
+
+
+def test_a_full_disk_is_looked_at_until_there_is_room():
+    """Every few seconds; nothing is deleted and nothing is launched meanwhile."""
+    assert do.Measure(2, "disk_free_mib") == waiting()
+    assert isinstance(waiting(room(12.0)), do.Wait)
+    assert do.Measure(2, "disk_free_mib") == waiting(room(12.0), after=6)
+    assert isinstance(waiting(room(2000.0)), do.Launch)
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_what_was_waited_for():
+    """Nothing runs for ever, and nothing waits for ever."""
+    decision = waiting(room(12.0), after=3601)
+
+    assert (do.Finish, 1) == (type(decision), decision.finished.exit_code)
+    assert "waited for disk_free_mib > 1024, and it is still 12" in decision.finished.reason
 
 
 # --- fatal lines of a living job -------------------------------------------------------------------------------
