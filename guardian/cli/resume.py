@@ -55,6 +55,7 @@ def take_over(
     journal, _ = Journal.open(folder.journal, say=parsing.say)
     told = story.tell(folder)
     journal.lines = told.lines
+    journal.checked(*told.checked)
     run = told.run
     if isinstance(run.state, Finished) and (stop or run.state.outcome is ev.Outcome.FINISHED):
         sys.stdout.write(

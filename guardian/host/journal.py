@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class Journal:
         """Lines so far; None where nobody has counted those that were there."""
         self.last: tuple[int, str] | None = None
         """Where the last line that we wrote begins, and its checksum."""
+        self._summed = (0, 0)
+        """Up to which byte a checksum of the whole has been made, and what it is."""
         self._named = False
         """Whether the file's name is on the disk for certain."""
 
@@ -104,10 +107,22 @@ class Journal:
                 self._mend()
             raise JournalFull(f"{self.path} cannot be written: {error.strerror}") from error
         self.last = (self.size, records.checksum(line))
+        if self._summed[0] == self.size:
+            self._summed = (self.size + len(line), zlib.crc32(line, self._summed[1]))
         self.size += len(line)
         if self.lines is not None:
             self.lines += 1
         crash.point()
+
+    def checksum(self) -> int:
+        """Of all its bytes, as they were written; what was there before us is read once. Raises OSError."""
+        if self._summed[0] < self.size:
+            self._summed = self.size, checksum(self._fd, self._summed[0], self.size, self._summed[1])
+        return self._summed[1]
+
+    def checked(self, upto: int, crc: int) -> None:
+        """So much of it has this checksum: it need not be read again for that."""
+        self._summed = (upto, crc)
 
     def renew(self) -> None:
         """Show that the writer lives, every lock.RENEW_S. Raises HostError where another one has taken the run over."""
@@ -157,6 +172,16 @@ def read_records(path: Path, *, offset: int = 0, line: int = 1, until: int | Non
                 line += 1
     except OSError as error:
         raise HostError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def checksum(fd: int, begin: int, end: int, crc: int = 0) -> int:
+    """The checksum `crc` of what lies before `begin`, carried on to `end`. Raises OSError."""
+    while begin < end:
+        piece = os.pread(fd, min(READ_BUFFER, end - begin), begin)
+        if not piece:
+            break  # somebody has cut it
+        begin, crc = begin + len(piece), zlib.crc32(piece, crc)
+    return crc
 
 
 def unborn(path: Path) -> bool:

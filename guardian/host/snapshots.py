@@ -1,8 +1,8 @@
 """What a journal tells up to some line, so that a reader need not begin at its beginning.
 
 A snapshot is a convenience that anyone may delete. It is used only when it is whole, of this version, and covers the
-beginning of this very journal; else it is ignored and the journal is folded from its start. Steps are not in it: the
-heartbeat files have them, and are read again as ever.
+beginning of this very journal, byte for byte; else it is ignored and the journal is folded from its start, which names
+what is damaged. Steps are not in it: the heartbeat files have them, and are read again as ever.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from guardian.core import records
 from guardian.core.run import Run, as_journalled
 from guardian.core.values import dataclass
 from guardian.host import heartbeats
-from guardian.host.journal import Journal
+from guardian.host.journal import Journal, checksum
 from guardian.host.private import write_private
 
 FILE = "snapshot.json"
@@ -35,6 +35,8 @@ class Snapshot:
     """Bytes of the journal that are in it, whole lines."""
     line: int
     """Lines that are in it."""
+    crc: int
+    """Checksum of those bytes."""
 
 
 class NoSnapshot(Exception):  # noqa: N818 - nothing went wrong: there is more to read
@@ -46,18 +48,21 @@ def write(folder: Path, run: Run, journal: Journal) -> bool:
     if journal.lines is None or journal.last is None:
         return False
     begin, crc = journal.last
-    covers = {"offset": journal.size, "line": journal.lines, "last": [begin, crc]}
     told = records.codec(Run).to_plain(as_journalled(run))
-    body = {"version": __version__, "format": records.VERSION, **covers, "run": told}
     try:
+        covers = {"offset": journal.size, "line": journal.lines, "last": [begin, crc], "sum": journal.checksum()}
+        body = {"version": __version__, "format": records.VERSION, **covers, "run": told}
         write_private(folder / FILE, records.seal(body).decode("ascii"))
     except OSError:
         return False
     return True
 
 
-def read(folder: Path, journal: Path) -> Snapshot:
-    """The newest snapshot. Raises NoSnapshot."""
+def read(folder: Path, journal: Path, *, glance: bool = False) -> Snapshot:
+    """The newest snapshot. Raises NoSnapshot.
+
+    For a `glance` the covered part of the journal is not read, and damage in it not found: nothing is done by that.
+    """
     try:
         body = records.unseal(_content(folder / FILE))
         if (body["version"], body["format"]) != (__version__, records.VERSION):
@@ -65,7 +70,10 @@ def read(folder: Path, journal: Path) -> Snapshot:
         offset, line = _whole(body["offset"]), _whole(body["line"])
         begin, crc = typing.cast("list[object]", body["last"])
         _check(journal, _whole(begin), offset, str(crc))
-        return Snapshot(typing.cast("Run", records.codec(Run).from_plain(body["run"])), offset, line)
+        covered = _whole(body["sum"])
+        if not glance:
+            _check_all(journal, offset, covered)
+        return Snapshot(typing.cast("Run", records.codec(Run).from_plain(body["run"])), offset, line, covered)
     except records.Damaged as why:
         raise NoSnapshot(f"{FILE} {why}") from why
     except OSError as error:
@@ -87,6 +95,13 @@ def _check(journal: Path, begin: int, offset: int, crc: str) -> None:
     if begin + len(line) != offset or not line.endswith(b"\n") or records.checksum(line) != crc:
         raise NoSnapshot(f"{FILE} is of another journal")
     records.unseal(line)
+
+
+def _check_all(journal: Path, offset: int, crc: int) -> None:
+    """Nothing in the covered part of the journal has changed since."""
+    with os.fdopen(heartbeats.open_file(journal), "rb") as file:
+        if checksum(file.fileno(), 0, offset) != crc:
+            raise NoSnapshot(f"{FILE} does not know what the journal says now")
 
 
 def _whole(value: object) -> int:

@@ -65,7 +65,7 @@ class Onlooker:
     def of(cls, folder: RunFolder) -> Onlooker:
         """The run up to now. Raises HostError."""
         try:
-            begun = snapshots.read(folder.path, folder.journal)
+            begun = snapshots.read(folder.path, folder.journal, glance=True)
             run, tail = begun.run, JournalTail(folder.journal, offset=begun.offset, line=begun.line)
             told = tail.read()
         except snapshots.NoSnapshot:

@@ -29,6 +29,8 @@ class Story:
     """How far the heartbeats of the attempt that may still live have been read, by rank; empty: none does."""
     lines: int
     """Of the journal."""
+    checked: tuple[int, int]
+    """So many bytes of the journal have this checksum."""
     snapshot: str
     """Which snapshot was used, or why none was: for whoever wonders how long this took."""
 
@@ -43,6 +45,7 @@ def tell(folder: RunFolder) -> Story:
     try:
         begun = snapshots.read(folder.path, folder.journal)
         run, lines, how = _with_past(begun.run, folder), begun.line, f"{begun.line} lines were in the snapshot"
+        checked = begun.offset, begun.crc
         records = read_records(folder.journal, offset=begun.offset, line=begun.line + 1)
         stamp = ev.Stamp(run.heard_wall, 0.0, "", "", 0)
     except snapshots.NoSnapshot as why:
@@ -50,7 +53,7 @@ def tell(folder: RunFolder) -> Story:
         first = next(records, None)
         if first is None or not isinstance(first.event, ev.RunCreated):
             raise HostError(f"{folder.journal} does not tell how the run began") from None
-        run, lines, how, stamp = begin(first), 1, str(why), first.stamp
+        run, lines, how, stamp, checked = begin(first), 1, str(why), first.stamp, (0, 0)
     for record in records:
         if isinstance(record.event, ev.Ended):
             run, _ = _with_heartbeats(run, folder, record.event.attempt, stamp)
@@ -58,7 +61,7 @@ def tell(folder: RunFolder) -> Story:
     offsets: Mapping[int, int] = {}
     if run.attempt is not None and run.attempt.ended is None:
         run, offsets = _with_heartbeats(run, folder, run.attempt.number, stamp)
-    return Story(run, offsets, lines, how)
+    return Story(run, offsets, lines, checked, how)
 
 
 def _with_past(run: Run, folder: RunFolder) -> Run:

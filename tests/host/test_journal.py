@@ -197,7 +197,7 @@ def test_the_lock_file_says_who_on_which_boot_in_which_namespace(tmp_path):
     said = json.loads((tmp_path / lock.FILE).read_text())
     journal.close()
 
-    assert {"host", "boot", "pid_namespace", "pid", "start_ticks"} == set(said)
+    assert {"host", "boot", "pid_namespace", "pid", "start_ticks", "network_namespace"} == set(said)
     assert os.getpid() == said["pid"]
     assert said["pid_namespace"] == Path("/proc/self/ns/pid").stat().st_ino
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import fields
 
 import pytest
@@ -11,7 +12,8 @@ from guardian.core import events as ev
 from guardian.core import records
 from guardian.core.run import Run, as_journalled
 from guardian.errors import HostError
-from guardian.host import snapshots, story
+from guardian.host import snapshots, standing, story
+from guardian.host.journal import Journal
 from tests.host.test_story import HISTORY, Living, planned, what_matters
 
 
@@ -99,6 +101,35 @@ def test_an_alien_snapshot_is_ignored(tmp_path, key, value):
 
     assert "were in the snapshot" not in told.snapshot
     assert what_matters(living.run) == what_matters(told.run)
+
+
+def test_damage_that_a_snapshot_covers_is_named_by_its_line_all_the_same(tmp_path):
+    """One bit, anywhere in what need not be read: whoever acts on the story is told; a glance at it is not held up."""
+    living = kept(tmp_path)
+    path = living.folder.journal
+    whole = path.read_bytes()
+    for at in range(5, len(whole), 97):
+        damaged = bytearray(whole)
+        damaged[at] ^= 4
+        path.write_bytes(damaged)
+        line = whole[:at].count(b"\n") + 1
+        with pytest.raises(HostError, match=f"line {line}, "):
+            story.load(living.folder)
+    begun = len(whole) // 3
+    path.write_bytes(whole[:begun] + bytes([whole[begun] ^ 4]) + whole[begun + 1 :])
+    assert living.run.created == standing.Onlooker.of(living.folder).run.created
+
+
+def test_a_journal_that_is_gone_on_with_is_covered_from_its_first_byte(tmp_path):
+    """What an earlier guardian wrote is in the new one's snapshots too, whether it was told from one or not."""
+    living = kept(tmp_path)
+    living.journal.close()
+    for checked in (story.tell(living.folder).checked, (0, 0)):
+        journal, _ = Journal.open(living.folder.journal)
+        journal.checked(*checked)
+        journal.append(ev.Record(ev.Stamp(1.0, 0.0, "b", "n", 1), ev.Noted("x")))
+        assert zlib.crc32(living.folder.journal.read_bytes()) == journal.checksum()
+        journal.close()
 
 
 def test_damage_behind_a_snapshot_is_named_by_its_line(tmp_path):
