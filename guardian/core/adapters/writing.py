@@ -60,6 +60,8 @@ class Tongue:
     """Knobs of this very command that must not be changed, each with the reason."""
     persistent_matters: bool = True
     """Persistent loader workers with no workers at all are an error (torch), not ignored."""
+    dtype: tuple[str, ...] = ()
+    """Switches of mixed precision, bf16 and fp16; `dtype` is one of them, or stands beside them."""
     warmup_steps: bool = True
     """There is a `warmup_steps` that excludes, or wins over, `warmup_ratio`."""
 
@@ -130,10 +132,21 @@ class _Editing:
         if old == spelt(new) and not needed:
             return
         self.now[knob] = new
+        if knob == "dtype" and self.tongue.dtype:
+            self._precision(str(new), old)
+            return
         self.words = self.words.put(spelt(new), name)
         self.edits.append(Edit(knob, old, spelt(new), self._kind(knob)))
         if knob == "warmup_ratio" and self.tongue.warmup_steps and self.words.text("warmup_steps") not in (None, "0"):
             self._drop("warmup_steps", "warmup_steps", "changing", instead="0")
+
+    def _precision(self, new: str, old: str | None) -> None:
+        """Mixed precision is chosen by switches; swift derives them from torch_dtype, float32 to fp16 among them."""
+        if self.names["dtype"] not in self.tongue.dtype:
+            self.words = self.words.put(new, self.names["dtype"])
+        for name in self.tongue.dtype:
+            self.words = self.words.put(spelt(name == {"bfloat16": "bf16", "float16": "fp16"}.get(new)), name)
+        self.edits.append(Edit("dtype", old, new, "changing"))
 
     def keep_loader_valid(self) -> None:
         """Without workers, torch refuses what is about workers."""

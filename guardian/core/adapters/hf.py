@@ -1,0 +1,158 @@
+"""What all frameworks on transformers' Trainer have in common: names of settings, what weakens the proof, the resume.
+
+A framework adds its own defaults and names; nothing here knows which framework it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from guardian.core.adapters import words as reading
+from guardian.core.adapters.words import FALSE, Words
+from guardian.core.adapters.writing import WRITTEN
+from guardian.core.events import Edit
+from guardian.core.job import KNOBS, Finding, JobSpec, Value, effective_batch
+
+Argv = tuple[str, ...]
+Names = Mapping[str, str]
+
+NAMES: Names = {
+    **{knob: name for knob, name in WRITTEN.items() if knob in KNOBS},
+    "warmup_ratio": "warmup_ratio",
+    "save_steps": "save_steps",
+    "output_dir": "output_dir",
+    "resume_from": "resume_from_checkpoint",
+    "deepspeed": "deepspeed",
+}
+"""What each knob is called; the number of ranks comes from the launcher."""
+
+DEFAULTS: dict[str, Value] = {
+    "device_batch": 8,
+    "accumulation": 1,
+    "workers": 0,
+    "pin_memory": True,
+    "learning_rate": 5e-5,
+    "warmup_ratio": 0.0,
+    "eval_batch": 8,
+    "gradient_checkpointing": False,
+    "save_steps": 500,
+    "output_dir": "trainer_output",
+}
+"""TrainingArguments' own; a test holds them to the installed version."""
+
+# What a certificate cannot count on, each with what it means for a resumed run.
+WEAKENING = {
+    "save_only_model": "checkpoints hold no optimizer: a resumed run forgets Adam's moments and its schedule",
+    "ignore_data_skip": "a resumed run begins its epoch again: the rows of a step are not the undisturbed run's",
+    "group_by_length": "rows are ordered by length: the order depends on the batch",
+    "packing": "several rows make one: counted are packs, not rows",
+    "streaming": "the rows have no fixed order to return to, and the epoch no length",
+    "auto_find_batch_size": "the trainer itself lowers the batch when memory runs out, and the effective batch with it",
+    "resume_only_model": "a resumed run forgets Adam's moments and its schedule",
+}
+
+
+def read(
+    words: Words, names: Names, world: int | None, findings: list[Finding], *, world_given: bool
+) -> tuple[dict[str, Value], set[str]]:
+    """The value of each knob that is given, and the names of those that are not."""
+    texts = {knob: words.text(name) for knob, name in names.items()}
+    values: dict[str, Value] = {
+        knob: reading.value(knob, text, findings, name=names[knob]) for knob, text in texts.items() if text is not None
+    }
+    absent = {knob for knob in KNOBS if texts.get(knob) is None} - {"world_size"}
+    values["world_size"] = world
+    return values, absent if world_given else absent | {"world_size"}
+
+
+def job(  # noqa: PLR0913 - each is one thing that only the family knows
+    family: str,
+    argv: Argv,
+    words: Words,
+    values: Mapping[str, Value],
+    absent: set[str],
+    defaults: Mapping[str, Value],
+    findings: list[Finding],
+    *,
+    launcher: str,
+    interpreter: str | None = None,
+    ranks_per_row: int = 1,
+) -> JobSpec:
+    """The command, understood; `ranks_per_row`: how many ranks share a row (sequence and tensor parallelism)."""
+    if words.config is None:
+        # What the command line leaves to a file that nobody could read is unknown.
+        filled, implicit = dict(values), set[str]()
+    else:
+        filled, implicit = {**{k: v for k, v in defaults.items() if k in absent}, **values}, absent
+    findings.extend(weaknesses(words))
+    world = filled.get("world_size")
+    if isinstance(world, int) and world % ranks_per_row:
+        findings.append(
+            Finding("world-size", "error", f"{world} ranks cannot be shared out to groups of {ranks_per_row}")
+        )
+        world = None
+    sharing = world // ranks_per_row if isinstance(world, int) else None
+    return JobSpec(
+        family=family,
+        launcher=launcher,
+        interpreter=interpreter,
+        argv=argv,
+        knobs=tuple((name, filled.get(name)) for name in KNOBS),
+        implicit=tuple(name for name in KNOBS if name in implicit),
+        effective_batch=effective_batch(filled.get("device_batch"), filled.get("accumulation"), sharing),
+        findings=tuple(findings),
+    )
+
+
+def weaknesses(words: Words) -> list[Finding]:
+    """Options that are on and that the proof of a resume suffers from, by name."""
+    found = [
+        Finding("weakens-the-proof", "advice", f"--{name}: {why}")
+        for name, why in WEAKENING.items()
+        if (words.text(name) or "false").lower() not in FALSE
+    ]
+    if words.text("save_strategy") == "no":
+        why = "--save_strategy no: nothing is saved that a run could go on from"
+        found.append(Finding("no-checkpoints", "warning", why, "save by steps"))
+    return found
+
+
+def is_on(words: Words, name: str) -> bool:
+    """Whether a switch is given and on."""
+    return (words.text(name) or "false").lower() not in FALSE
+
+
+def fixed_batch(why: str | None) -> tuple[tuple[str, str], ...]:
+    """The batch is not to be touched."""
+    return (("device_batch", why), ("accumulation", why)) if why else ()
+
+
+def without_own_search(words: Words) -> str | None:
+    """Why the batch must stay where the trainer looks for one itself."""
+    if is_on(words, "auto_find_batch_size"):
+        return "--auto_find_batch_size sets the batch by itself, also over what is given at a resume"
+    return None
+
+
+def put_all(words: Words, wanted: tuple[tuple[str, str, str], ...]) -> tuple[Words, tuple[Edit, ...]]:
+    """The words of a resume: (knob, option, value), and what changed."""
+    edits = []
+    for knob, name, new in wanted:
+        old = words.text(name)
+        words = words.put(new, name)
+        if old != new:
+            edits.append(Edit(knob, old, new, "resume"))
+    return words, tuple(edits)
+
+
+def home_of(checkpoint: str) -> str:
+    """The folder that a checkpoint lies in."""
+    return checkpoint.rstrip("/").rpartition("/")[0] or "/"
+
+
+def same_folder(given: str | None, absolute: str) -> bool:
+    """Whether a folder as given is this one, as far as one can tell without knowing where the job runs."""
+    if given is None:
+        return False
+    plain = given.rstrip("/").removeprefix("./")
+    return bool(plain) and f"/{absolute.strip('/')}".endswith(f"/{plain.lstrip('/')}")

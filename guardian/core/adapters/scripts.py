@@ -1,0 +1,187 @@
+"""A user's own script with transformers' TrainingArguments, however it is started.
+
+It is not run to find out: it is known by the arguments that only TrainingArguments has. `trl sft` and the like, which
+parse the same way, count among them. A file behind `--config` (TrlParser) gives what the command does not. A JSON file
+alone, as HfArgumentParser takes it, becomes flags once it is edited: beside a flag it would not be read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from guardian.core.adapters import deepspeed, hf, launchers, writing
+from guardian.core.adapters import words as reading
+from guardian.core.adapters.launchers import Command
+from guardian.core.adapters.words import Words
+from guardian.core.adapters.writing import WRITTEN, Settings, Tongue, Written
+from guardian.core.events import Edit
+from guardian.core.job import Finding, JobSpec, ReadConfig, Value
+from guardian.core.values import dataclass
+
+Argv = tuple[str, ...]
+
+FAMILY = "transformers"
+TRL = "trl"
+TELLING = frozenset({
+    "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_train_epochs",
+    "save_total_limit", "resume_from_checkpoint", "dataloader_num_workers", "lr_scheduler_type", "logging_steps",
+})  # fmt: skip
+"""Names of TrainingArguments that hardly anybody else uses. `output_dir` alone tells nothing."""
+TRL_VERBS = frozenset({"sft", "dpo", "kto", "reward", "rloo", "grpo"})
+TRL_DEFAULTS: dict[str, Value] = {"learning_rate": None, "gradient_checkpointing": None, "dtype": None}
+"""Those of TRL's own that differ by version and by verb: unknown here, told by the job itself."""
+LENGTHS = ("max_seq_length", "max_length", "model_max_length", "block_size", "cutoff_len")
+PRECISIONS = (("bf16", "bfloat16"), ("fp16", "float16"))
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A command that runs such a script."""
+
+    spec: JobSpec
+    command: Command
+    config: reading.Pairs | None = ()
+    alone: bool = False
+    """The configuration file is all that the command says."""
+    tongue: Tongue = Tongue(())
+    deepspeed: deepspeed.Overlaid | None = None
+
+    @property
+    def family(self) -> str:
+        """The name that the run's record keeps."""
+        return self.spec.family or FAMILY
+
+    def output_dir(self, argv: Argv) -> str | None:
+        """The folder that the command names, or TrainingArguments' own."""
+        named = self._words(argv).text("output_dir")
+        return named or (None if self.config is None else str(hf.DEFAULTS["output_dir"]))
+
+    def launch_argv(self, argv: Argv, python: str) -> Argv:
+        """The user's command; variables in front of it need `env`."""
+        del python
+        return launchers.launchable(argv)
+
+    def resume(self, argv: Argv, checkpoint: str, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
+        """The command from a checkpoint on; it goes on in the same folder by itself, if that is where it saved."""
+        words = self._words(argv)
+        wanted: tuple[tuple[str, str, str], ...] = (("resume_from", "resume_from_checkpoint", checkpoint),)
+        home = output_dir or hf.home_of(checkpoint)
+        given = words.text("output_dir") or str(hf.DEFAULTS["output_dir"])
+        if not hf.same_folder(given, home):
+            wanted += (("output_dir", "output_dir", home),)
+        words, edits = hf.put_all(self._expanded(words), wanted)
+        return (*self.command.head, *words.rest), edits
+
+    def write(self, argv: Argv, settings: Settings) -> Written:
+        """The command with other values of its knobs."""
+        words = self._words(argv)
+        new = writing.write(self.command.head, self._expanded(words), self.spec, settings, self.tongue, self.deepspeed)
+        return new if new.edits else Written(argv, refused=new.refused)
+
+    def _words(self, argv: Argv) -> Words:
+        rest = argv[len(self.command.head) :]
+        return Words(rest, () if self.alone and _lone_file(rest) is None else self.config)
+
+    def _expanded(self, words: Words) -> Words:
+        """With flags in the place of a file that stands alone."""
+        if not self.alone or _lone_file(words.rest) is None:
+            return words
+        flags = (token for name, values in words.config or () for token in (f"--{name}", *values))
+        return Words((*flags, *(word for word in words.rest if word != _lone_file(words.rest))))
+
+
+def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Script | None:
+    """The adapter, or None where nothing tells of TrainingArguments."""
+    command = launchers.take_apart(argv)
+    if command is None or command.name in ("swift", "megatron", "llamafactory-cli", "lmf"):
+        return None
+    trl = (command.name == "trl" or command.program == "trl") and command.rest[:1] and command.rest[0] in TRL_VERBS
+    findings: list[Finding] = []
+    if trl:
+        command = Command(
+            command.variables, command.launcher, command.interpreter, command.program, command.is_module,
+            argv[: len(command.head) + 1], command.rest[1:], command.options,
+        )  # fmt: skip
+    elif command.launcher == "direct" and not command.name.endswith(".py"):
+        return None
+    words = _given(command, read_config, findings if trl else [])
+    if not trl and not _tells(words):
+        return None
+    return _understood(argv, command, words, env, read_config, findings, trl=bool(trl))
+
+
+def _understood(
+    argv: Argv,
+    command: Command,
+    words: Words,
+    env: Mapping[str, str],
+    read_config: ReadConfig,
+    findings: list[Finding],
+    *,
+    trl: bool,
+) -> Script:
+    asked = command.environment(env)
+    length = next((name for name in LENGTHS if words.text(name) is not None), "max_length" if trl else None)
+    names = {**hf.NAMES, **({"max_length": length} if length else {})}
+    world = _trl_ranks(words) if trl else launchers.ranks(command, asked, read_config, findings)
+    values, absent = hf.read(words, names, world, findings, world_given=command.launcher != "python")
+    dtype = _dtype(words)
+    if dtype is not None:
+        values["dtype"] = dtype
+        absent.discard("dtype")
+    findings += _several_devices(command, asked)
+    file = deepspeed.read(words.text("deepspeed"), read_config, findings)
+    defaults = {**hf.DEFAULTS, **(TRL_DEFAULTS if trl else {})}
+    spec = hf.job(
+        TRL if trl else FAMILY, argv, words, values, absent, defaults, findings,
+        launcher="accelerate" if trl else command.launcher, interpreter=command.interpreter,
+    )  # fmt: skip
+    return Script(spec, command, words.config, _lone_file(words.rest) is not None, _tongue(words, length), file)
+
+
+def _given(command: Command, read_config: ReadConfig, findings: list[Finding]) -> Words:
+    """What is said, and in which file; what a script calls its configuration need not be for TrainingArguments."""
+    path = _lone_file(command.rest) or Words(command.rest).text("config")
+    if path is None or not path.endswith(reading.CONFIG_SUFFIXES):
+        return Words(command.rest)
+    return Words(command.rest, reading.read_pairs(path, read_config, findings))
+
+
+def _lone_file(rest: Argv) -> str | None:
+    """The JSON file that is all there is, beside the rank that old launchers append."""
+    own = [word for word in rest if not re.fullmatch(r"--local[-_]rank=\d+", word)]
+    return own[0] if len(own) == 1 and own[0].endswith(".json") else None
+
+
+def _tells(words: Words) -> bool:
+    given = sum(words.text(name) is not None for name in TELLING)
+    return given >= 2 or (given == 1 and words.text("output_dir") is not None)
+
+
+def _tongue(words: Words, length: str | None) -> Tongue:
+    names = {**WRITTEN, "dtype": "bf16", **({"max_length": length} if length else {})}
+    if words.text("warmup_ratio") is not None:
+        # transformers 5 has lost the option; where it stands, it is known.
+        names["warmup_ratio"] = "warmup_ratio"
+    return Tongue(
+        tuple(names.items()), fixed=hf.fixed_batch(hf.without_own_search(words)), dtype=tuple(p[0] for p in PRECISIONS)
+    )
+
+
+def _dtype(words: Words) -> str | None:
+    return next((dtype for name, dtype in PRECISIONS if hf.is_on(words, name)), None)
+
+
+def _trl_ranks(words: Words) -> int | None:
+    """`trl` hands what it does not know to `accelerate launch`, which takes all devices where nothing is said."""
+    text = words.text("num_processes")
+    return int(text) if text is not None and re.fullmatch(r"[1-9]\d{0,5}", text) else None
+
+
+def _several_devices(command: Command, env: Mapping[str, str]) -> list[Finding]:
+    devices = [d for d in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if d.strip()]
+    if command.launcher != "python" or len(devices) < 2:
+        return []
+    what = f"one process and {len(devices)} devices: the trainer splits each batch over them, and multiplies it"
+    return [Finding("data-parallel", "warning", what, "start it by torchrun, or show it one device")]
