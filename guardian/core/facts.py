@@ -44,12 +44,21 @@ FACTS = {
     ),
     "effective_batch": Fact("rows per optimizer step, over all ranks", "rows", _COMPANION, _NO_COMPANION),
     "eval_batch": Fact("rows per evaluation batch and rank", "rows", _COMPANION, _NO_COMPANION),
+    "earlier_bad_step": Fact(
+        "the first bad step of the attempt before", "steps", "the diagnosis of the attempt before", "if it had none"
+    ),
     "exception_phase": Fact(
         "where the exception that left the training loop happened: train, optimizer, eval or save",
         TEXT,
         _COMPANION,
         "without the companion, or where no exception left the loop",
         "the exception came up in phase {}",
+    ),
+    "exception_tokens": Fact(
+        "the longest row of the micro-batch in which an exception left the training loop",
+        "tokens",
+        _COMPANION,
+        "without the companion, or where no exception left the loop",
     ),
     "first_bad_step": Fact(
         "the first step whose loss or gradient was no number and after which none was",
@@ -59,7 +68,12 @@ FACTS = {
     ),
     "gradient_checkpointing": Fact("whether activations are computed anew", YES, _COMPANION, _NO_COMPANION),
     "host_memory_mib": Fact("memory of the machine", "MiB", _HOST, "where /proc/meminfo cannot be read"),
-    "longest_tokens": Fact("the longest row that entered forward", "tokens", _COMPANION, _NO_COMPANION),
+    "longest_tokens": Fact(
+        "the longest row that entered forward, on the rank that an exception left, if one did",
+        "tokens",
+        _COMPANION,
+        _NO_COMPANION,
+    ),
     "memory_limit_mib": Fact(
         "the limit of the job's memory", "MiB", "the cgroup", "without a limit", "the limit is {} MiB"
     ),
@@ -99,9 +113,9 @@ def facts_of(run: Run, attempt: Attempt) -> dict[str, float | str]:
         "steps_since_start": float(max(0, (attempt.last_step or 0) - start)),
         "resumed": float(attempt.plan.resume_from is not None or start > 0),
         "phase": attempt.phase,
-        "exception_phase": next((one.phase for one in attempt.exceptions if one.phase is not None), None),
-        "longest_tokens": _longest(attempt),
+        **_of_exception(attempt),
         "first_bad_step": _number(first_bad_step(attempt.logged)),
+        "earlier_bad_step": _earlier(run, attempt, "first_bad_step"),
     }
     if attempt.ended is not None:
         known["oom_kills"] = _number(attempt.ended.oom_kills)
@@ -144,9 +158,23 @@ def _start(attempt: Attempt) -> int:
     return attempt.hello.step if attempt.hello else attempt.plan.resume_step or 0
 
 
-def _longest(attempt: Attempt) -> float | None:
-    rows = [one.longest for one in attempt.longest] + [one.longest for one in attempt.exceptions]
-    return max((float(tokens) for tokens in rows if tokens is not None), default=None)
+def _of_exception(attempt: Attempt) -> dict[str, float | str | None]:
+    """What the first exception that left the training loop met; ranks see other rows, so its own rank's count."""
+    left = next(iter(attempt.exceptions), None)
+    seen = [one.longest for one in attempt.longest if left is None or one.rank == left.rank]
+    tokens = left.longest if left else None
+    return {
+        "exception_phase": left.phase if left else None,
+        "exception_tokens": _number(tokens),
+        "longest_tokens": _number(max([*seen, *([tokens] if tokens is not None else [])], default=None)),
+    }
+
+
+def _earlier(run: Run, attempt: Attempt, name: str) -> float | str | None:
+    """What a fact was when the attempt before was judged."""
+    before = run.attempts[attempt.number - 2] if attempt.number > 1 else None
+    cause = before.diagnosed.cause if before and before.diagnosed else None
+    return dict(cause.facts).get(name) if cause else None
 
 
 def _number(value: float | None) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from guardian.core.events import Hit, Line, Logged
 from guardian.core.exits import Exit
 from guardian.core.facts import FACTS, said
-from guardian.core.rules import NEAR_LINES, PROGRESS, FactIs, Rule, RuleIs, Seen
+from guardian.core.rules import LINES_AFTER, LINES_BEFORE, PROGRESS, FactIs, Rule, RuleIs, Seen
 from guardian.core.rungs import Facts
 from guardian.core.units import mib, seconds
 from guardian.core.values import dataclass
@@ -47,7 +47,8 @@ def held(
 
 def captures(hit: Hit, own: Sequence[Hit]) -> tuple[tuple[str, float | str], ...]:
     """What the hit captured, and what the rule's other patterns did near it; the nearest line's word counts."""
-    near = [one for one in own if abs((one.line.number or 0) - (hit.line.number or 0)) <= NEAR_LINES]
+    at = hit.line.number or 0
+    near = [one for one in own if at - LINES_BEFORE <= (one.line.number or 0) <= at + LINES_AFTER]
     told: dict[str, str] = {}
     for one in sorted(near, key=lambda one: (one.offset != hit.offset, abs(one.offset - hit.offset))):
         told = dict(one.captures) | told

@@ -15,11 +15,11 @@ any = [
   { rule = "another-rules-id" },
   { all = [{ log = 'a' }, { exit = 1 }] },            # joined once more, no deeper
 ]
-capture = ['(?P<idle_mib>[\d.]+ [KMG]iB) is reserved']  # tells more about a hit within 30 lines of it
+capture = ['(?P<idle_mib>[\d.]+ [KMG]iB) is reserved']  # tells more about a hit near it
 confirm = "stall"                   # see CONFIRMS; left out: "exit"
 settle = "30 s"                     # of a stall: so long without an optimizer step
 within = "10 min"                   # of series: the decisive logs took no longer
-[[variant]]                         # the first whose `when` is true; its ladder goes on into the rule's
+[[variant]]                         # the first whose `when` is true (or left out); its ladder goes on into the rule's
 name = "fragmentation"
 when = { idle_mib = ">= asked_mib" }
 [[variant.try]]
@@ -161,8 +161,8 @@ def _variants(top: Table, captured: Collection[str]) -> tuple[Variant, ...]:
             one.complain("name", "must be lower-case words joined by underscores")
         if name in [known.name for known in found]:
             one.complain("name", f"{name!r} is used twice; `when` may be a list", name)
-        if "when" not in one.values:
-            one.complain("when", "is missing")
+        if found and not found[-1].when.alternatives:
+            one.complain("", f"can never be taken: the variant {found[-1].name!r} before it has no `when`")
         title = one.text("title", required=False) or None
         found.append(Variant(name, matchfile.when(one, "when", captured), title, ladder(one, captured)))
     return tuple(found)
@@ -175,7 +175,7 @@ def _check_fields(top: Table, rule: Rule, captured: Collection[str]) -> None:
     for place, variant in enumerate(rule.variants):
         texts += [(("variant", place, "title"), variant.title), *_texts(("variant", place, "try"), variant.ladder)]
     for path, text in texts:
-        for name in FIELD.findall(text or ""):
+        for name, _ in FIELD.findall(text or ""):
             if name not in known:
                 table = Table(top.reader, path[:-1], {})
                 near = nearest(name, captured) if captured else nearest(name, known)

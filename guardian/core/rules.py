@@ -50,10 +50,10 @@ CONFIRMS = ("exit", "line", "stall")
 """When a rule may act: at the end only, as soon as it is true, or when no optimizer step completes any more."""
 PROGRESS = "(progress)"
 """In place of a rule's id: the trainer logged steps after every hit before this line. No rule can be called so."""
-NEAR_LINES = 30
-"""A capture pattern belongs to a hit that is so near."""
+LINES_BEFORE, LINES_AFTER = 200, 30
+"""A capture belongs to a hit that is so near. Frames of a traceback stand above the line that names the exception."""
 
-FIELD = re.compile(r"\{(\w+)\}")
+FIELD = re.compile(r"\{(\w+)\}( MiB)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,5 +258,9 @@ def _all(answers: Sequence[bool | None]) -> bool | None:
 
 
 def filled(text: str, facts: Mapping[str, float | str | None]) -> str:
-    """The text with its {fields}; what nothing told of this time is "an unknown amount"."""
-    return FIELD.sub(lambda m: "an unknown amount" if (value := facts.get(m[1])) is None else shown(value), text)
+    """The text with its {fields}; what nothing told of this time is "an unknown amount", of memory without its unit."""
+    return FIELD.sub(lambda m: _shown(facts.get(m[1]), m[2] or ""), text)
+
+
+def _shown(value: float | str | None, unit: str) -> str:
+    return "an unknown amount" if value is None else f"{shown(value)}{unit}"

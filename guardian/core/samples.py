@@ -7,7 +7,7 @@
     # source recorded at a memory limit; Linux 5.15; exit 137; oom_kills 1; match
     the last lines before it was killed
 
-The exit is left out where the log alone counts; then the job's exit code is 1. Facts (core/facts.py) are given where
+A verdict may name the rule's variant: `match as leftover`. The exit is left out where the log alone counts; then the job's exit code is 1. Facts (core/facts.py) are given where
 the rule asks for them.
 """
 
@@ -18,7 +18,7 @@ import re
 from guardian.core.facts import FACTS, TEXT
 from guardian.core.values import dataclass
 
-_HEADER = re.compile(r"# source (.+?); ([^;]+); ((?:\w+ [^;]+; )*)(match|no-match because .+)")
+_HEADER = re.compile(r"# source (.+?); ([^;]+); ((?:\w+ [^;]+; )*)(match(?: as (\w+))?|no-match because .+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Sample:
     exit: int
     facts: tuple[tuple[str, float | str], ...]
     matches: bool
+    variant: str | None
+    """Of the rule, where the verdict names it: "match as leftover"."""
     why: str
     text: str
     line: int = 1
@@ -46,9 +48,10 @@ def read(text: str) -> list[Sample]:
         if block and (match is None or not body.strip()):
             raise ValueError(f"{line}: {header}")
         if match:
-            source, version, given, verdict = match.groups()
+            source, version, given, verdict, variant = match.groups()
             code, facts = _given(given, f"{line}: {header}")
-            samples.append(Sample(source, version, code, facts, verdict == "match", verdict, body, line))
+            matches = verdict.startswith("match")
+            samples.append(Sample(source, version, code, facts, matches, variant, verdict, body, line))
         line += block.count("\n")
     return samples
 

@@ -55,10 +55,11 @@ def first_bad_step(logged: Sequence[Logged]) -> int | None:
     """The first step of the latest logs in a row with a loss or a gradient that is not a number."""
     first = None
     for one in reversed(logged):
-        numbers = [value for value in (one.loss, one.grad_norm) if value is not None]
-        if numbers and all(math.isfinite(value) for value in numbers):
+        if one.loss is None and one.grad_norm is None:
+            continue
+        if not is_nan("loss", one) and not is_nan("grad_norm", one):
             break
-        first = one.step if numbers and one.step is not None else first
+        first = first if one.step is None else one.step
     return first
 
 
@@ -75,8 +76,16 @@ def _points(of: str, logged: Sequence[Logged]) -> list[Logged]:
     return points
 
 
+def is_nan(of: str, one: Logged) -> bool:
+    """No number; and a loss of exactly 0 beside a gradient that is none, which is what HF's filter and swift log."""
+    value = getattr(one, of)
+    if value is None or not math.isfinite(value):
+        return value is not None
+    return of == "loss" and value == 0 and one.grad_norm is not None and not math.isfinite(one.grad_norm)
+
+
 def _nan(series: Series, points: list[Logged]) -> int | None:
-    return _trailing(points, lambda at: not math.isfinite(getattr(points[at], series.of)))
+    return _trailing(points, lambda at: is_nan(series.of, points[at]))
 
 
 def _frozen(series: Series, points: list[Logged]) -> int | None:

@@ -78,6 +78,7 @@ def test_a_sample_is_diagnosed_as_its_rules_class(name, sample):
     cause = diagnose(RULES, attempt, run(attempt)).cause
 
     assert BY_ID[name].failure == cause.id or BY_ID[name].role == "symptom"
+    assert sample.variant in (None, cause.variant)
     assert cause.evidence[0].number is None or cause.evidence[0].text in sample.text
 
 
