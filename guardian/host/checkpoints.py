@@ -5,8 +5,11 @@ Headers and directories alone: milliseconds for a checkpoint of any size. Every 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
+import struct
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -16,8 +19,8 @@ from guardian.core.checkpoints import FileFact, FolderFacts
 from guardian.core.events import Checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from zipfile import ZipFile
+    from collections.abc import Callable, Iterator
+    from zipfile import ZipFile, ZipInfo
 
     from watchdog.events import FileSystemEvent
     from watchdog.observers.api import BaseObserver
@@ -29,6 +32,8 @@ MEMBERS_MAX = 4096
 """Of an archive, so many members have their own header looked at."""
 LOCAL_HEADER = 30
 """Bytes of a member's own header before its name (APPNOTE.TXT 4.3.7)."""
+END_RECORDS, END_RECORD = 98, 22
+"""Bytes after an archive's directory, with the records for large files and without (APPNOTE.TXT 4.3.14 to 4.3.16)."""
 GLANCE_MAX = 1024 * 1024
 """A data.pkl up to this size is read, and so checked by its checksum."""
 SLACK_S = 2.0
@@ -174,10 +179,10 @@ def is_legacy(path: str) -> bool:
 
 def _directory(path: str) -> None:
     """Look at an archive's directory, each member's own header, and the member that says what lies where."""
-    import zipfile  # noqa: PLC0415 - needed when the job has saved; its start need not wait for it
-
-    with open(path, "rb") as file, archive(file) as listed:
+    with open(path, "rb") as file, archive(file) as listed, damage_told("has a damaged zip directory"):
         members = listed.infolist()
+        file.seek(-END_RECORDS, os.SEEK_END)
+        _end_records(file.read(), listed.start_dir, members, file.tell())
         for member in members[:: len(members) // MEMBERS_MAX + 1]:
             file.seek(member.header_offset)
             head = file.read(LOCAL_HEADER)
@@ -189,21 +194,56 @@ def _directory(path: str) -> None:
         if index is None:
             raise tensorfiles.Broken("is no file of torch's (no data.pkl inside)")
         if index.file_size <= GLANCE_MAX:
-            try:
+            with damage_told("is damaged (checksum of data.pkl)"):
                 listed.read(index)
-            except zipfile.BadZipFile:
-                raise tensorfiles.Broken("is damaged (checksum of data.pkl)") from None
+
+
+def _end_records(tail: bytes, start: int, members: list[ZipInfo], size: int) -> None:
+    """Whether the directory and what follows it agree: torch is stricter than zipfile here. Raises Broken."""
+    length = sum(46 + len(m.orig_filename) + len(m.extra) + len(m.comment) for m in members)
+    end = size - END_RECORD
+    if tail.startswith(b"PK\6\6"):  # as torch writes it, whatever the size
+        end = size - END_RECORDS
+        *_, disk, start_disk, here, total, said_length, said_start = struct.unpack("<QHHLLQQQQ", tail[4:56])
+        wanted = (0, 0, len(members), len(members), length, start)
+        if (disk, start_disk, here, total, said_length, said_start) != wanted:
+            end = -1
+        if tail[56:76] != struct.pack("<4sLQL", b"PK\6\7", 0, end, 1):
+            end = -1
+    if start + length != end or not all(map(_plain, members)):
+        raise tensorfiles.Broken("has a damaged zip directory")
+
+
+def _plain(member: ZipInfo) -> bool:
+    """Whether a member is as torch writes all of them: stored as it is, in one volume, no folder, not encrypted."""
+    stored = member.compress_type == 0 and member.compress_size == member.file_size
+    return stored and not (member.volume or member.external_attr & 0x10 or member.flag_bits & ~0x808)
 
 
 def archive(file: IO[bytes]) -> ZipFile:
     """A torch file's archive. Raises Broken where it has no directory, which stands at its end."""
-    import struct  # noqa: PLC0415 - as zipfile
     import zipfile  # noqa: PLC0415 - needed when the job has saved; its start need not wait for it
 
-    try:
+    with damage_told("is cut off (no zip directory at its end)"):
         return zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, struct.error):
-        raise tensorfiles.Broken("is cut off (no zip directory at its end)") from None
+
+
+@contextlib.contextmanager
+def damage_told(what: str) -> Iterator[None]:
+    """Turn all that zipfile raises for an archive that was altered into Broken."""
+    import zipfile  # noqa: PLC0415 - needed when the job has saved; its start need not wait for it
+    import zlib  # noqa: PLC0415 - as zipfile
+
+    try:
+        yield
+    except tensorfiles.Broken:
+        raise
+    except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, RuntimeError, OverflowError):
+        raise tensorfiles.Broken(what) from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the file's beginning
+            raise
+        raise tensorfiles.Broken(what) from None
 
 
 class Watch:
@@ -239,9 +279,9 @@ def _observe(folder: str, changed: Callable[[], None]) -> BaseObserver | None:
     # Closed while it reads, it logs an error; where nobody set up logging, that goes to the user's terminal.
     logging.getLogger("watchdog").setLevel(logging.CRITICAL)
     for kind in (Observer, PollingObserver):
-        observer = kind()
-        observer.daemon = True
-        try:
+        try:  # where no instance of inotify is to be had, its observer cannot even be made
+            observer = kind()
+            observer.daemon = True
             observer.schedule(Handler(), folder, recursive=False)
             observer.start()
         except OSError:

@@ -190,25 +190,18 @@ OLD_FORM = "not scanned: in torch's old form"
 
 def _archive(path: str, fact: FileFact, work: _Work) -> FileFact:
     """Every member against its checksum, and the numbers of every storage."""
-    import zipfile  # noqa: PLC0415 - as in host/checkpoints.py
-    import zlib  # noqa: PLC0415 - as zipfile
-
     tainted = unseen = None
     with open(path, "rb") as file, checkpoints.archive(file) as listed:
-        member = ""
-        try:
+        with checkpoints.damage_told("is damaged (checksum of data.pkl)"):
             storages = _storages(listed)
-            for info in listed.infolist():
-                member = info.filename
-                storage = storages.pop(member, None)
-                if storage is not None and storage.dtype is None:
-                    unseen = "not scanned: numbers of a type that is not known here"
-                with listed.open(info) as content:
-                    for chunk in _chunks(content, info.file_size, work):
-                        if storage is not None:
-                            tainted = tainted or _taint(storage.name or member, storage.dtype, chunk)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-            raise Broken(f"is damaged (checksum of {member or 'data.pkl'})") from None
+        for info in listed.infolist():
+            storage = storages.pop(info.filename, None)
+            if storage is not None and storage.dtype is None:
+                unseen = "not scanned: numbers of a type that is not known here"
+            with checkpoints.damage_told(f"is damaged (checksum of {info.filename})"), listed.open(info) as content:
+                for chunk in _chunks(content, info.file_size, work):
+                    if storage is not None:
+                        tainted = tainted or _taint(storage.name or info.filename, storage.dtype, chunk)
     if storages:
         raise Broken(f"lacks {next(iter(storages))}, which its data.pkl names")
     return replace(fact, tainted=tainted, unseen=unseen)
