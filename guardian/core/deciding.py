@@ -136,6 +136,13 @@ class Diagnose:
 
 
 @dataclass(frozen=True, slots=True)
+class Inspect:
+    """Read the checkpoints that an attempt left, the newest first, until one proves sound."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """End the run."""
 
@@ -155,6 +162,7 @@ Decision = (
     | LeaveAlone
     | Drain
     | Diagnose
+    | Inspect
     | Finish
 )
 
@@ -358,6 +366,8 @@ def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
         return _stopped(run)
     if attempt.number <= run.fresh_from:
         return Plan(terms.next(run, attempt, now, "asked to go on", wait_s=0))
+    if _inspection_due(attempt, terms):
+        return Inspect(attempt.number)
     refusal = _refusal(run, attempt, cause, terms.policy)
     if refusal is not None:
         return Finish(refusal)
@@ -368,6 +378,14 @@ def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
     pause = remedy.wait.at_most_s if remedy is not None and remedy.wait is not None else 0.0
     wait_s = pause if changes or pause else _backoff(run, terms.policy)
     return Plan(terms.next(run, attempt, now, cause.title, wait_s=wait_s, remedy=remedy))
+
+
+def _inspection_due(attempt: Attempt, terms: Terms) -> bool:
+    """Headers tell nothing of a flipped byte, or of weights that are no number: what is resumed from is read first."""
+    ended = attempt.ended
+    if ended is None or ended.inspected or terms.adapter is None or not terms.policy.checkpoints.read_s:
+        return False
+    return any(c.complete for c in ended.checkpoints)
 
 
 def _remedy(run: Run, attempt: Attempt, cause: ev.Cause, terms: Terms) -> Remedy | ev.RunFinished | None:

@@ -327,6 +327,8 @@ class Ended:
     """The machine was started anew while the attempt lived."""
     facts: tuple[tuple[str, float], ...] = ()
     """What the host measured over the attempt (core/facts.py names them)."""
+    inspected: bool = False
+    """The checkpoints were read byte by byte, the newest first, until one proved sound."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,15 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """How well a checkpoint is looked at before it is resumed from."""
+
+    read_s: float = 120
+    """For reading all bytes of the newest ones until one proves sound; what takes longer is judged by its headers.
+    0: headers only."""
+
+
+@dataclass(frozen=True, slots=True)
 class Disk:
     """Room for the run folder."""
 
@@ -65,6 +74,7 @@ class Policy:
 
     budget: Budget = field(default_factory=Budget)
     stop: Stop = field(default_factory=Stop)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     pending: Pending = field(default_factory=Pending)
     disk: Disk = field(default_factory=Disk)
 

@@ -424,7 +424,8 @@ def _checkpoint_seen(attempt: Attempt, event: ev.CheckpointSeen, _: float) -> At
 
 
 def _ended(attempt: Attempt, event: ev.Ended, wall: float) -> Attempt:
-    made = attempt.checkpoints
+    spoilt = {(c.path, c.step) for c in event.checkpoints if not c.complete}
+    made = tuple(c for c in attempt.checkpoints if (c.path, c.step) not in spoilt)
     for checkpoint in event.checkpoints:
         made = _add_checkpoint(made, checkpoint)
     settled = _settle_all(attempt)

@@ -53,7 +53,7 @@ def ended_with(checkpoints, *, cause=tell.KILLED_BY_NOBODY, signal=9):
     return (
         ev.LauncherExited(0, None, signal),
         ev.TreeEnded(0),
-        ev.Ended(0, None, signal, None, (), 0, tuple(checkpoints)),
+        ev.Ended(0, None, signal, None, (), 0, tuple(checkpoints), inspected=True),
         ev.Diagnosed(0, cause),
     )
 

@@ -42,7 +42,7 @@ def fails(rule="memory", *, variant=None, facts=(), found=(), code=1):
     return (
         ev.LauncherExited(0, code, None),
         ev.TreeEnded(0),
-        ev.Ended(0, code, None, None, (), 0, checkpoints),
+        ev.Ended(0, code, None, None, (), 0, checkpoints, inspected=True),
         ev.Diagnosed(0, cause),
     )
 

@@ -28,7 +28,7 @@ def went_bad(at, checkpoints, *, attempt=0):
         ev.StopBegun(attempt, "x", (1,), "nan"),
         ev.LauncherExited(0, None, 15),
         ev.TreeEnded(0),
-        ev.Ended(0, None, 15, None, (), 0, tuple(checkpoints)),
+        ev.Ended(0, None, 15, None, (), 0, tuple(checkpoints), inspected=True),
         ev.Diagnosed(0, cause),
     )
 
@@ -77,7 +77,7 @@ def test_a_later_resume_goes_on_with_the_same_rate_and_the_same_ramp():
     again = planned(
         *BAD_AT_25, plan, ev.Pinned(0, "a", "b", "copy"), ev.Launched(0, 1, 1), own, tell.steps(21, 22),
         ev.LauncherExited(0, None, 9), ev.TreeEnded(0),
-        ev.Ended(0, None, 9, None, (), 0, (*found(10, 20, 30), fresh)), ev.Diagnosed(0, tell.KILLED_BY_NOBODY),
+        ev.Ended(0, None, 9, None, (), 0, (*found(10, 20, 30), fresh), inspected=True), ev.Diagnosed(0, tell.KILLED_BY_NOBODY),
     )  # fmt: skip
     spec = json.loads(dict(again.env)["GUARDIAN_SPEC"])
 
@@ -119,3 +119,21 @@ def test_a_rate_that_did_not_take_effect_violates_the_certificate():
 def test_a_rate_that_took_effect_is_no_violation():
     """At or below what was set: schedules and warm-ups lower it."""
     assert Verdict.CONSISTENT == certify(healed(8e-6)).verdict
+
+
+def test_what_would_be_resumed_from_is_read_first_and_passed_over_where_it_is_damaged():
+    """Headers tell nothing of a flipped byte: read once, and then the newest that proved sound."""
+    parts = (tell.launched(), tell.hello(split=(8, 2)), tell.steps(1, 34))
+    ended = ev.Ended(0, None, 9, None, (), 0, found(10, 20, 30))
+    fallen = (ev.LauncherExited(0, None, 9), ev.TreeEnded(0), ended, ev.Diagnosed(0, tell.KILLED_BY_NOBODY))
+    run = story(tell.created(argv=RATED), *parts, *fallen)
+    assert do.Inspect(1) == do.decide(run, NAN_TERMS, run.heard_wall)
+
+    damaged = replace(found(30)[0], complete=False, why="optimizer.pt: a checksum is wrong", verdict="damaged")
+    judged = replace(ended, checkpoints=(*found(10, 20), damaged), inspected=True)
+    run = story(tell.created(argv=RATED), *parts, *fallen, judged)
+    plan = do.decide(run, NAN_TERMS, run.heard_wall).planned
+
+    assert 20 == plan.resume_step
+    assert (("/home/me/out/checkpoint-30", "optimizer.pt: a checksum is wrong"),) == plan.passed_over
+    assert 20 == run.best_step
