@@ -97,7 +97,8 @@ class Witness(TrainerCallback):
 
     def on_log(self, _args, state, _control, logs=None, **_):
         if "loss" in logs and "room" not in self.plan:
-            tell(name=self.plan["name"], step=state.global_step, loss=logs["loss"])
+            facts = {"loss": logs["loss"], "logged_lr": logs.get("learning_rate")}
+            tell(name=self.plan["name"], step=state.global_step, **facts)
 
     def stop_gracefully(self, _signum, _frame):
         self.asked_to_stop = True
@@ -197,6 +198,13 @@ def small_model(plan):
     return model
 
 
+def own_optimizer(model, rates):
+    """A group of parameters for each rate."""
+    parameters = list(model.parameters())
+    groups = [{"params": parameters[number :: len(rates)], "lr": rate} for number, rate in enumerate(rates)]
+    return torch.optim.AdamW(groups)
+
+
 def train(plan):
     """One training, and an evaluation outside of it."""
     common = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "logging_steps": 1, "save_strategy": "no"}
@@ -215,6 +223,8 @@ def train(plan):
         eval_dataset=dataset(8),
         callbacks=callbacks,
     )
+    if "rates" in plan:
+        trainer.optimizer = own_optimizer(trainer.model, plan["rates"])
     trainer.restored = plan.get("restored_batch")
     with world(plan), contextlib.suppress(BaseException if plan.get("caught") else ()):
         trainer.train(resume_from_checkpoint=plan.get("resume"))

@@ -78,3 +78,47 @@ def test_ranks_that_torchrun_starts_are_told_apart(tmp_path):
     assert ["heartbeat.0.jsonl", "heartbeat.1.jsonl"] == sorted(path.name for path in (tmp_path / "attempt").iterdir())
     assert [(0, 0), (1, 1)] == [(hello["rank"], hello["local_rank"]) for hello in hellos]
     assert {1: 4, 2: 4} == done.steps("halves", "rows", 1)
+
+
+def scheduled():
+    """A schedule in DeepSpeed's own configuration."""
+    numbers = ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps")
+    return {**zero(1), "scheduler": {"type": "WarmupDecayLR", "params": dict.fromkeys(numbers, "auto")}}
+
+
+def sharded(folder, configuration, **more):
+    """Six steps of two ranks, saved at each second."""
+    arguments = {"deepspeed": configuration, "ddp_backend": "gloo", "learning_rate": 0.01, "warmup_steps": 1,
+                 "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "linear"}  # fmt: skip
+    return plan("sharded", folder, (4, 2), 6, arguments=arguments, **more)
+
+
+def run_pair(folder, training, spec):
+    """Two ranks in a folder of their own."""
+    folder.mkdir()
+    ran = run(folder, [training], spec=spec, ranks=2)
+    assert "fault" in training or (0, 0) == ran.codes, ran.output
+    return ran
+
+
+@pytest.mark.parametrize("configuration", [zero(1), scheduled()], ids=["the trainer's schedule", "its own schedule"])
+def test_a_rate_is_set_in_a_sharded_optimizer(tmp_path, configuration):
+    """From the first resumed step on, in every rank, and once more from a checkpoint that was written under it."""
+    base = run_pair(tmp_path / "base", sharded(tmp_path / "base", configuration), {})
+    found = base.truth("sharded", "lr")
+    for name, start, step in (("lowered", "base", 2), ("again", "lowered", 4)):
+        resume = str(tmp_path / start / "sharded" / f"checkpoint-{step}")
+        ran = run_pair(tmp_path / name, sharded(tmp_path / name, configuration, resume=resume), {"learning_rate": 1e-3})
+        expected = {one: found[one] / 10 for one in range(step + 1, 7)}
+        assert expected == pytest.approx(ran.truth("sharded", "lr"))
+        assert expected == pytest.approx(ran.truth("sharded", "lr", 1))
+        assert "error" not in ran.told("sharded", "lr")[0]
+
+
+def test_a_sharded_training_that_fails_saves_nothing(tmp_path):
+    """A save takes all ranks, and one of them is gone."""
+    fallen = sharded(tmp_path, zero(2), fault="raise", fault_after=3)
+    ran = run_pair(tmp_path / "fallen", fallen, {"rescue": True})
+    (exc,) = ran.told("sharded", "exc")
+
+    assert "DEEPSPEED: a save takes all ranks" == exc["not_rescued"]
