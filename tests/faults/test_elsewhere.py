@@ -40,48 +40,49 @@ def possible(words):
     return shutil.which(words[0]) and subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0
 
 
-def begin(base, *, around=(), names=(), wrapper=()):
-    """Start the fault suite: where it writes, and its process; `around` is for all of it, `wrapper` for its guardians."""
-    suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(base / "tmp")]
-    with (base / "output").open("wb") as output:
-        return base / "output", subprocess.Popen(
-            [*around, *suite, *(str(HERE / one) for one in SUITE)],
+def suite(base, *, around=(), names=(), wrapper=()):
+    """Run the fault suite; `around` is for all of it, `wrapper` for its guardians. What was not possible is printed."""
+    words = [*around, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(base / "tmp")]
+    output = base / "output"
+    with output.open("wb") as out:
+        process = subprocess.Popen(
+            [*words, *(str(HERE / one) for one in SUITE)],
             env=os.environ | dict(names) | {"GUARDIAN_TEST_WRAPPER": json.dumps(wrapper)},
-            cwd=REPOSITORY, stdout=output, stderr=output,
+            cwd=REPOSITORY, stdout=out, stderr=out,
         )  # fmt: skip
-
-
-def passed(begun):
-    """Wait for a suite, and show what it says about what was not possible."""
-    output, process = begun
-    code = process.wait()
+    try:
+        code = process.wait()
+    finally:
+        process.send_signal(signal.SIGINT)  # it ends its runs before it goes; long gone, as a rule
+        process.wait()
     said = output.read_text("utf-8", "replace")
     print(*(line for line in said.splitlines() if line.startswith("SKIPPED")), said.splitlines()[-1], sep="\n")
     assert 0 == code, said[-8000:]
 
 
-@pytest.fixture(scope="module")
-def suites(tmp_path_factory):
-    """The fault suite in each of the surroundings that can be had, all begun at once: they mostly wait."""
-    begun = {
-        name: begin(tmp_path_factory.mktemp("suite"), names=names, wrapper=words)
-        for name, (words, names) in SURROUNDINGS.items()
-        if possible(words)
-    }
-    yield begun
-    for _, process in begun.values():
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", SURROUNDINGS)
-def test_the_fault_suite_passes_with(name, suites):
+def test_the_fault_suite_passes_with(name, tmp_path):
     """Each test of it, with every guardian in these surroundings."""
-    if name not in suites:
-        pytest.skip(f"{name}: not to be had here ({SURROUNDINGS[name][0][0]} refuses)")
-    passed(suites[name])
+    words, names = SURROUNDINGS[name]
+    if not possible(words):
+        pytest.skip(f"{name}: not to be had here ({words[0]} refuses)")
+    suite(tmp_path, names=names, wrapper=words)
+
+
+def test_without_inotify_a_run_that_saves_is_watched_all_the_same(tmp_path, monkeypatch):
+    """Other programs have taken all instances: folders are looked at now and then."""
+    words, _ = SURROUNDINGS["no inotify"]
+    if not possible(words):
+        pytest.skip("the limit of inotify cannot be set here")
+    guarded = Guarded(tmp_path, *TINY, "--output_dir", "out", "--max_steps", "4", "--save_steps", "2")
+    monkeypatch.setattr("tests.faults.harness.WRAPPER", list(words))
+    try:
+        assert 0 == guarded.run(), guarded.shown()[-4000:]
+        assert [2, 4] == [checkpoint.step for checkpoint in guarded.story().attempts[0].checkpoints]
+    finally:
+        guarded.clean_up()
 
 
 # --- an ordinary user --------------------------------------------------------------------------------------------
@@ -140,12 +141,7 @@ def test_the_fault_suite_passes_as_an_ordinary_user(strangers_folder):
     around = as_stranger(strangers_folder / "kept")
     if subprocess.run([*around, sys.executable, "-c", "import pytest"], check=False).returncode != 0:
         pytest.skip("another user cannot be given this interpreter here")
-    begun = begin(strangers_folder, around=around, names={"HOME": str(strangers_folder / "home")})
-    try:
-        passed(begun)
-    finally:
-        begun[1].kill()
-        begun[1].wait()
+    suite(strangers_folder, around=around, names={"HOME": str(strangers_folder / "home")})
 
 
 # --- PID 1 ---------------------------------------------------------------------------------------------------------
