@@ -33,7 +33,7 @@ def spec(text, env=None, read=no_file):
 @pytest.mark.parametrize(
     "command",
     [
-        "swift sft --model m",
+        "swift infer --model m",
         "python train.py --model m",
         "python -m other.trainer sft",
         "torchrun --nproc_per_node 2 -m guardian.trainer sft",

@@ -5,10 +5,10 @@ A command that no adapter recognises is started, watched, explained and restarte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from guardian.core.adapters import embedded, scripts
+from guardian.core.adapters import embedded, llamafactory, scripts, swift
 from guardian.core.adapters.writing import OVERLAYS, Settings, Written
 from guardian.core.events import Edit
 from guardian.core.job import JobSpec, ReadConfig
@@ -49,6 +49,21 @@ class Adapter(Protocol):
         """
 
 
+Recognise = Callable[[Argv, Mapping[str, str], ReadConfig], "Adapter | None"]
+
+FAMILIES: tuple[Recognise, ...] = (
+    embedded.recognise,
+    swift.recognise,
+    llamafactory.recognise,
+    scripts.recognise,
+)
+"""Those that know a program by its name come before the one that knows it by its arguments."""
+
+
 def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Adapter | None:
     """The adapter that understands the command, or None."""
-    return embedded.recognise(argv, env, read_config) or scripts.recognise(argv, env, read_config)
+    for family in FAMILIES:
+        adapter: Adapter | None = family(argv, env, read_config)
+        if adapter is not None:
+            return adapter
+    return None

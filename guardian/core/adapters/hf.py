@@ -14,6 +14,7 @@ from guardian.core.events import Edit
 from guardian.core.job import KNOBS, Finding, JobSpec, Value, effective_batch
 
 Argv = tuple[str, ...]
+Edits = tuple[Edit, ...]
 Names = Mapping[str, str]
 
 NAMES: Names = {
@@ -134,13 +135,20 @@ def without_own_search(words: Words) -> str | None:
     return None
 
 
-def put_all(words: Words, wanted: tuple[tuple[str, str, str], ...]) -> tuple[Words, tuple[Edit, ...]]:
-    """The words of a resume: (knob, option, value), and what changed."""
+def go_on(words: Words, checkpoint: str | None, further: tuple[tuple[str, str, str], ...]) -> tuple[Words, Edits]:
+    """The words of a resume, and what changed; `further`: (knob, option, value). No checkpoint: none is named."""
     edits = []
-    for knob, name, new in wanted:
-        old = words.text(name)
-        words = words.put(new, name)
+    name = NAMES["resume_from"]
+    old = words.text(name)
+    if checkpoint is None and old is not None:
+        # An empty path would be looked for; where a file names one, there is no way to unsay it but that.
+        words = words.without(name) or words.put("", name)
+        edits.append(Edit("resume_from", old, None, "resume"))
+    wanted = (("resume_from", name, checkpoint),) if checkpoint is not None else ()
+    for knob, option, new in (*wanted, *further):
+        old = words.text(option)
         if old != new:
+            words = words.put(new, option)
             edits.append(Edit(knob, old, new, "resume"))
     return words, tuple(edits)
 

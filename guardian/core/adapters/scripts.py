@@ -62,16 +62,14 @@ class Script:
         del python
         return launchers.launchable(argv)
 
-    def resume(self, argv: Argv, checkpoint: str, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
+    def resume(self, argv: Argv, checkpoint: str | None, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
         """The command from a checkpoint on; it goes on in the same folder by itself, if that is where it saved."""
         words = self._words(argv)
-        wanted: tuple[tuple[str, str, str], ...] = (("resume_from", "resume_from_checkpoint", checkpoint),)
-        home = output_dir or hf.home_of(checkpoint)
+        home = output_dir or (hf.home_of(checkpoint) if checkpoint else None)
         given = words.text("output_dir") or str(hf.DEFAULTS["output_dir"])
-        if not hf.same_folder(given, home):
-            wanted += (("output_dir", "output_dir", home),)
-        words, edits = hf.put_all(self._expanded(words), wanted)
-        return (*self.command.head, *words.rest), edits
+        move = () if home is None or hf.same_folder(given, home) else (("output_dir", "output_dir", home),)
+        words, edits = hf.go_on(self._expanded(words), checkpoint, move)
+        return ((*self.command.head, *words.rest), edits) if edits else (argv, ())
 
     def write(self, argv: Argv, settings: Settings) -> Written:
         """The command with other values of its knobs."""

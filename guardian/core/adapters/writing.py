@@ -62,6 +62,8 @@ class Tongue:
     """Persistent loader workers with no workers at all are an error (torch), not ignored."""
     dtype: tuple[str, ...] = ()
     """Switches of mixed precision, bf16 and fp16; `dtype` is one of them, or stands beside them."""
+    inverted: tuple[str, ...] = ()
+    """Knobs whose option says the opposite."""
     warmup_steps: bool = True
     """There is a `warmup_steps` that excludes, or wins over, `warmup_ratio`."""
 
@@ -135,7 +137,7 @@ class _Editing:
         if knob == "dtype" and self.tongue.dtype:
             self._precision(str(new), old)
             return
-        self.words = self.words.put(spelt(new), name)
+        self.words = self.words.put(spelt(not new if knob in self.tongue.inverted else new), name)
         self.edits.append(Edit(knob, old, spelt(new), self._kind(knob)))
         if knob == "warmup_ratio" and self.tongue.warmup_steps and self.words.text("warmup_steps") not in (None, "0"):
             self._drop("warmup_steps", "warmup_steps", "changing", instead="0")

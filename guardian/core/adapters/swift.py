@@ -1,0 +1,198 @@
+"""ms-swift's own command, versions 3 and 4: `swift sft|pt|rlhf`, a file first or flags.
+
+Its accumulation is filled in by a rule that rounds, so it is written out; its versioned folders are turned off at a
+resume; the ranks come from the environment. The names that differ between the versions are only read, never written.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from guardian.core.adapters import deepspeed, hf, launchers, writing
+from guardian.core.adapters import words as reading
+from guardian.core.adapters.launchers import Command
+from guardian.core.adapters.words import Words
+from guardian.core.adapters.writing import WRITTEN, Settings, Tongue, Written
+from guardian.core.events import Edit
+from guardian.core.job import Finding, JobSpec, ReadConfig, Value
+from guardian.core.values import dataclass
+
+Argv = tuple[str, ...]
+
+FAMILY = "swift"
+VERBS = frozenset({"sft", "pt", "rlhf"})
+WANTED_BATCH = 16
+"""With accumulation left out, as many micro steps as make at least this many rows per step (trainers/arguments.py)."""
+NAMES: hf.Names = {**hf.NAMES, "dtype": "torch_dtype", "max_length": "max_length"}
+DEFAULTS: dict[str, Value] = {
+    "device_batch": 1,
+    "workers": 1,
+    "prefetch": 2,
+    "pin_memory": True,
+    "warmup_ratio": 0.0,
+    "eval_batch": 1,
+    "gradient_checkpointing": True,
+    "save_steps": 500,
+}
+LEARNING_RATES = {"full": 1e-5}
+OTHER_LEARNING_RATE = 1e-4
+"""For every tuner but `full`."""
+SHARING = ("sequence_parallel_size", "deepspeed_autotp_size")
+"""Ranks that work on the same rows."""
+ROLLED_OUT = frozenset({"grpo", "ppo", "gkd"})
+"""Methods that generate their rows: the batch is tied to how many are generated for each prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swift:
+    """A command of ms-swift."""
+
+    spec: JobSpec
+    command: Command
+    config: reading.Pairs | None = ()
+    tongue: Tongue = Tongue(())
+    deepspeed: deepspeed.Overlaid | None = None
+
+    @property
+    def family(self) -> str:
+        """The name that the run's record keeps."""
+        return FAMILY
+
+    def output_dir(self, argv: Argv) -> str | None:
+        """The folder that the command names or leaves to swift; its versions lie below."""
+        return _output_dir(self._words(argv))
+
+    def launch_argv(self, argv: Argv, python: str) -> Argv:
+        """The user's command; variables in front of it need `env`."""
+        del python
+        return launchers.launchable(argv)
+
+    def resume(self, argv: Argv, checkpoint: str | None, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
+        """The command from a checkpoint on, saving into the folder that it lies in unless the job named another."""
+        words = self._words(argv)
+        further: tuple[tuple[str, str, str], ...] = ()
+        home = output_dir or (hf.home_of(checkpoint) if checkpoint else None)
+        if home is not None:
+            # Otherwise every start makes a new folder v<N>-<time>, and the run's checkpoints lie scattered.
+            further = (("output_dir", "output_dir", home), ("add_version", "add_version", "false"))
+        words, edits = hf.go_on(words, checkpoint, further)
+        return (*self.command.head, *words.rest), edits
+
+    def write(self, argv: Argv, settings: Settings) -> Written:
+        """The command with other values of its knobs."""
+        return writing.write(self.command.head, self._words(argv), self.spec, settings, self.tongue, self.deepspeed)
+
+    def _words(self, argv: Argv) -> Words:
+        return Words(argv[len(self.command.head) :], self.config)
+
+
+def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Swift | None:
+    """The adapter, or None where the command is not a training by swift."""
+    command = launchers.take_apart(argv)
+    command = _behind_verb(command, argv) if command else None
+    if command is None:
+        return None
+    findings: list[Finding] = []
+    words = Words(command.rest, reading.config(command.rest, read_config, findings))
+    asked = {**words.environment(), **command.environment(env)}
+    world = _ranks(command, asked, read_config, findings)
+    given = command.launcher not in ("direct", "python") or bool({"NPROC_PER_NODE", "NNODES"} & asked.keys())
+    values, absent = hf.read(words, NAMES, world, findings, world_given=given)
+    file = deepspeed.read(words.text("deepspeed"), read_config, findings)
+    defaults = _defaults(words, values)
+    if "accumulation" in absent and words.config is not None:
+        findings += _rounded(values.get("device_batch", defaults["device_batch"]), defaults["accumulation"], world)
+    spec = hf.job(
+        FAMILY, argv, words, values, absent, defaults, findings,
+        launcher="torchrun" if given else "python", interpreter=command.interpreter, ranks_per_row=_sharing(words),
+    )  # fmt: skip
+    tongue = Tongue(
+        tuple({**WRITTEN, "warmup_ratio": "warmup_ratio", "max_length": "max_length", "dtype": "torch_dtype"}.items()),
+        fixed=hf.fixed_batch(_tied(words) or hf.without_own_search(words)),
+        persistent_matters=False,
+        dtype=("bf16", "fp16"),
+    )
+    return Swift(spec, command, words.config, tongue, file)
+
+
+def _behind_verb(command: Command, argv: Argv) -> Command | None:
+    """The command with the verb in its head: `swift sft`, or the program behind it under a launcher of the user's."""
+    verb = command.rest[0].replace("_", "-") if command.rest else ""
+    if command.name == "swift" and verb in VERBS:
+        return Command(
+            command.variables, command.launcher, command.interpreter, command.program, command.is_module,
+            argv[: len(command.head) + 1], command.rest[1:], command.options,
+        )  # fmt: skip
+    program = command.program.removesuffix(".py").replace("/", ".")
+    inside = re.search(r"(^|\.)swift\.cli\.(\w+)$", program)
+    return command if inside and inside[2] in VERBS else None
+
+
+def _ranks(command: Command, env: Mapping[str, str], read_config: ReadConfig, findings: list[Finding]) -> int | None:
+    if command.launcher not in ("direct", "python") or "RANK" in env:
+        return launchers.ranks(command, env, read_config, findings)
+    world = 1
+    for name in ("NPROC_PER_NODE", "NNODES"):
+        text = env.get(name, "1")
+        if not re.fullmatch(r"[1-9]\d{0,5}", text):
+            findings.append(Finding("world-size", "warning", f"{name}={text}: the number of ranks is unknown"))
+            return None
+        world *= int(text)
+    return world
+
+
+def _defaults(words: Words, given: Mapping[str, Value]) -> dict[str, Value]:
+    """What swift takes where nothing is given."""
+    tuner = words.text("tuner_type", "train_type") or "lora"
+    device_batch = given.get("device_batch", DEFAULTS["device_batch"])
+    filled = {
+        **DEFAULTS,
+        "learning_rate": LEARNING_RATES.get(tuner, OTHER_LEARNING_RATE),
+        "output_dir": _output_dir(words),
+        "accumulation": _accumulation(device_batch, given["world_size"]),
+    }
+    if given.get("workers", DEFAULTS["workers"]) == 0:
+        del filled["prefetch"]
+    return filled
+
+
+def _accumulation(device_batch: Value, world_size: Value) -> int | None:
+    if not isinstance(device_batch, int) or not isinstance(world_size, int) or device_batch < 1 or world_size < 1:
+        return None
+    return max(1, math.ceil(WANTED_BATCH / device_batch / world_size))
+
+
+def _rounded(device_batch: Value, accumulation: Value, world: int | None) -> list[Finding]:
+    """A batch that nobody asked for."""
+    if not isinstance(device_batch, int) or not isinstance(accumulation, int) or world is None:
+        return []
+    rows = device_batch * accumulation * world
+    if rows == WANTED_BATCH:
+        return []
+    what = f"accumulation is left to swift, which makes it {accumulation}: {rows} rows per step and not {WANTED_BATCH}"
+    return [Finding("implicit-accumulation", "advice", what, "give --gradient_accumulation_steps")]
+
+
+def _output_dir(words: Words) -> str | None:
+    named, model = words.text("output_dir"), words.text("model")
+    if named is not None or words.config is None:
+        return named
+    return f"output/{model.rstrip('/').rpartition('/')[2]}" if model else None
+
+
+def _sharing(words: Words) -> int:
+    product = 1
+    for name in SHARING:
+        text = words.text(name) or "1"
+        product *= int(text) if re.fullmatch(r"[1-9]\d{0,5}", text) else 1
+    return product
+
+
+def _tied(words: Words) -> str | None:
+    """Why the batch must stay as it is."""
+    method = words.text("rlhf_type")
+    if method not in ROLLED_OUT:
+        return None
+    return f"--rlhf_type {method} ties the batch to the number of answers that are generated per prompt"
