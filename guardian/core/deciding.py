@@ -242,7 +242,8 @@ def _suspicious(attempt: Attempt, policy: Policy, now: float) -> Decision:
     when, first = min(due, key=lambda pair: pair[0])
     if now < when:
         return Wait(when)
-    return BeginStop(attempt.number, f"{first.title}, and the job does not end by itself", first.rule)
+    why = first.title if first.confirm == "line" else f"{first.title}, and the job neither goes on nor ends"
+    return BeginStop(attempt.number, why, first.rule)
 
 
 def _went_on(attempt: Attempt, wall: float) -> bool:

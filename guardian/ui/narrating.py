@@ -79,7 +79,8 @@ def _hello(run: Run, event: ev.Hello, _: float) -> str | None:
 
 def _suspected(_: Run, event: ev.Suspected, __: float) -> str:
     proof = f"{_where(event.line)}{mask(event.line.text)[:TEXT_MAX]}"
-    return f"attempt {event.attempt}: {event.title}; the job lives on, guardian waits whether it goes on\n  {proof}"
+    waits = "" if event.confirm == "line" else "; the job lives on, guardian waits whether it goes on"
+    return f"attempt {event.attempt}: {event.title}{waits}\n  {proof}"
 
 
 def _launcher(_: Run, event: ev.LauncherExited, __: float) -> str | None:
