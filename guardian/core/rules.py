@@ -213,6 +213,27 @@ class Rule:
             return find(condition, seen.logged, self.within_s) is not None
         return condition.test.answer(seen.facts) if isinstance(condition, FactIs) else condition.id in seen.rules
 
+    def deciding(self, seen: Seen) -> frozenset[int]:
+        """The numbers of the patterns whose lines say it, of conditions that are true.
+
+        Of several that must all occur it is the first, and the others are context; one that says it alone comes before.
+        """
+        patterns = iter(range(len(self.patterns)))
+        either = [self._lines(one, seen, patterns) for one in self.any]
+        each = [self._lines(one, seen, patterns) for one in self.all]
+        alone = [n for one, numbers in zip(self.any, either, strict=True) if isinstance(one, Log) for n in numbers]
+        joined = [n for numbers in either for n in numbers]
+        return frozenset(alone or joined or [n for numbers in each for n in numbers][:1])
+
+    def _lines(self, condition: Condition, seen: Seen, patterns: Iterator[int]) -> list[int]:
+        """The deciding patterns of one condition; it takes the numbers of all that it has."""
+        numbers = [next(patterns) for one in _members(condition) if isinstance(one, Log)]
+        if not self._one(condition, seen, iter(numbers)):
+            return []
+        any_of = condition.any if isinstance(condition, Group) else ()
+        either = len([one for one in any_of if isinstance(one, Log)])
+        return [n for n in numbers[:either] if n in seen.patterns] or numbers[either : either + 1]
+
     def unknown(self, facts: Facts) -> tuple[str, ...]:
         """The unknown facts that its conditions ask for."""
         tests = [one.test for one in self.conditions if isinstance(one, FactIs)]
@@ -243,10 +264,13 @@ class Rule:
         return total
 
     def advice(self, facts: Facts, variant: str | None = None) -> str | None:
-        """What to tell the user: the first rung's advice, else what it would say on giving up."""
-        rungs = self.rungs(facts, variant)
-        advise = next((r.advise for r in rungs[:1] if r.advise), None)
-        return advise or next((r.give_up for r in rungs if r.give_up), None)
+        """What to tell the user: the first rung's advice, or what it says where there is nothing else to try."""
+        first = next(iter(self.rungs(facts, variant)), None)
+        return first.advise or first.give_up if first else None
+
+
+def _members(condition: Condition) -> tuple[Plain, ...]:
+    return (*condition.any, *condition.all) if isinstance(condition, Group) else (condition,)
 
 
 def _any(answers: Sequence[bool | None]) -> bool | None:
