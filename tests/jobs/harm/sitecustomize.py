@@ -49,6 +49,8 @@ def harm(trainer_class):
         double_accumulation(trainer_class)
     if "double the batches" in names:
         double_batches(trainer_class)
+    if "let the old batch come back" in names:
+        del trainer_class._inner_training_loop  # which keeps transformers 4 from taking it out of the checkpoint
     in_the_middle_of_steps(trainer_class, todo)
 
 
