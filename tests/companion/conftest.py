@@ -8,7 +8,8 @@ from tests.companion.launching import plan, run
 
 STEPWISE = {"save_strategy": "steps", "save_steps": 2}
 LOADED = {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 3, "per_device_eval_batch_size": 2}
-ALL_KNOBS = {"fingerprint": True, "restore_batch": True, "restore_intervals": True, "longest": True}
+ALL_KNOBS = {"fingerprint": True, "restore_batch": True, "restore_intervals": True, "longest": True,
+             "stacks": True}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def test_a_hello_says_what_the_trainer_really_runs(many):
         "device_batch": 8, "batch_argument": 8, "accumulation": 2, "data_parallel": 1, "effective_batch": 16,
         "output_dir": str(many.folder / "whole"), "trainer": "Trainer", "resumed_from": None,
         "device": "cpu", "workers": 0, "prefetch": None, "pin_memory": hello["pin_memory"], "eval_batch": 8,
-        "gradient_checkpointing": False, "armed": False,
+        "gradient_checkpointing": False, "armed": True,
     }  # fmt: skip
 
 
@@ -84,6 +84,14 @@ def test_the_loss_is_that_of_the_step_summed_over_its_micro_batches(many, name):
 def test_nothing_of_ours_is_in_the_model_between_the_steps(many):
     """A job that copies or pickles its model finds the model as it made it."""
     assert {0} == set(many.truth("whole", "hooks").values())
+
+
+def test_loader_workers_are_armed_too_and_tell_nothing_else(many):
+    """Forked after the job was: a file for each, empty until somebody asks."""
+    files = [path.read_text() for path in (many.folder / "attempt" / "stacks").iterdir()]
+
+    assert {""} == set(files)
+    assert 2 <= len(files)
 
 
 def test_what_is_logged_is_told_as_numbers(many):
