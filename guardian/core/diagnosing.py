@@ -92,18 +92,17 @@ def _went_bad(case: Case) -> Cause | None:
     bad = [log for log in logs if _nan(log.loss) or _nan(log.grad_norm)]
     if not bad or len(bad) < len(logs) or not (_nan(logs[-1].loss) or len(logs) == FINITE_OVER):
         return None
-    held = judging.held(case.rules, case.hits, case.exits, case.facts, case.attempt.logged)
-    one = next((one for one in held if one.rule.failure == "nan_loss" and one.line is not None), None)
-    if one is not None and one.line is not None:
-        return _of_rule(case, one.rule, one.line, dict(one.captures))
     last = bad[-1]
-    text = f"step {_count(last.step)}: loss {last.loss}, gradient norm {last.grad_norm}"
+    line = Line(None, f"step {_count(last.step)}: loss {last.loss}, gradient norm {last.grad_norm}")
+    rule = next((one for one in case.rules if one.failure == "nan_loss" and one.role == "cause"), None)
+    if rule is not None:
+        return _of_rule(case, rule, line, {})
     return Cause(
         id="nan_loss",
         variant=None,
         rule=None,
         title="It reached its last step with a loss or a gradient that is not a number",
-        evidence=(Line(None, text),),
+        evidence=(line,),
         retries=0,
         advice="Lower the learning rate, lengthen the warm-up, or train in bf16; the last checkpoints may be spoilt.",
     )

@@ -331,8 +331,8 @@ def test_a_run_that_ends_in_nan_has_not_finished():
             trail = trail.append(event)
         return judged(cause(replace(whole, logged=trail)))
 
-    assert ("nan_loss", None, 0) == ends_with(*logs, summary)
-    assert ("nan_loss", None, 0) == ends_with(ev.Logged(1, 12, 12, nan, 1.0, 1e-3))
+    assert ("nan_loss", None, 2) == ends_with(*logs, summary)
+    assert ("nan_loss", None, 2) == ends_with(ev.Logged(1, 12, 12, nan, 1.0, 1e-3))
     assert ends_with(*logs[:10]) is None
     assert ends_with(*logs[:9], summary) is None
 
