@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "logs": "show the output of a run's job",
     "report": "tell the story of a run",
     "doctor": "say which checkpoints can be resumed from",
+    "rules": "list, show and test the rules; the facts that they may ask for",
     "status": "list your runs and where they stand",
     "stop": "save and stop a run",
     "soak": "kill a run again and again, and show that nothing is lost",

@@ -7,17 +7,24 @@
     # source recorded at a memory limit; Linux 5.15; exit 137; oom_kills 1; match
     the last lines before it was killed
 
-A verdict may name the rule's variant: `match as leftover`. The exit is left out where the log alone counts; then the job's exit code is 1. Facts (core/facts.py) are given where
-the rule asks for them.
+A verdict may name the rule's variant: `match as leftover`. The exit is left out where the log alone counts; then the
+job's exit code is 1. Facts (core/facts.py) are given where the rule asks for them.
 """
 
 from __future__ import annotations
 
 import re
+from typing import cast
 
+from guardian.core import events as ev
+from guardian.core import metrics
 from guardian.core.facts import FACTS, TEXT
+from guardian.core.run import Attempt, Run
+from guardian.core.trail import Trail
 from guardian.core.values import dataclass
 
+TAIL = 40
+"""Last lines that a living job's end keeps."""
 _HEADER = re.compile(r"# source (.+?); ([^;]+); ((?:\w+ [^;]+; )*)(match(?: as (\w+))?|no-match because .+)")
 
 
@@ -63,3 +70,22 @@ def _given(text: str, header: str) -> tuple[int, tuple[tuple[str, float | str], 
     if not given.keys() <= FACTS.keys():
         raise ValueError(header)
     return code, tuple((name, value if FACTS[name].unit == TEXT else float(value)) for name, value in given.items())
+
+
+def attempt_of(sample: Sample, hits: tuple[ev.Hit, ...]) -> Attempt:
+    """The end of a job that printed just this, and ended so."""
+    logged: Trail[ev.Logged] = Trail()
+    for n in metrics.read(sample.text.encode()):
+        logged = logged.append(ev.Logged(1, n.step, n.max_steps, n.loss, n.grad_norm, n.lr))
+    lines = sample.text.removesuffix("\n").split("\n")
+    tail = tuple(ev.Line(number, line) for number, line in enumerate(lines, 1))[-TAIL:]
+    facts = cast("tuple[tuple[str, float], ...]", sample.facts)  # what the host measures is numbers; here all is given
+    ended = ev.Ended(1, sample.exit, None, None, tail, None, (), facts=facts)
+    plan = ev.Planned(1, ("sample",), (), None, None, (), 0.0, "first start")
+    return Attempt(plan, 0.0, hits=hits, logged=logged, ended=ended)
+
+
+def run_of(attempt: Attempt) -> Run:
+    """A run of this attempt alone."""
+    created = ev.RunCreated("sample", "sample", ("sample",), "/", "sample", False, "{}", "", 0)  # noqa: FBT003 - no companion
+    return Run(created, 0.0, attempts=(attempt,))

@@ -51,7 +51,7 @@ def regex_problem(pattern: str) -> str | None:
     """Why a pattern cannot be used, or None."""
     try:
         re2.compile(pattern.encode(), _options())
-        matches_nothing = _compile(pattern).search(b"")
+        matches_nothing = compiled(pattern).search(b"")
     except re2.error as error:
         said = error.args[0] if error.args else ""
         return f"is not a regular expression of RE2: {said.decode() if isinstance(said, bytes) else said}"
@@ -64,7 +64,7 @@ class Matcher:
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         listed = [(rule.id, number, pattern) for rule in rules for number, pattern in enumerate(rule.patterns)]
         self._places = [(rule, number) for rule, number, _ in listed]
-        self._regexes = [_compile(pattern) for _, _, pattern in listed]
+        self._regexes = [compiled(pattern) for _, _, pattern in listed]
         self._set = _set([pattern for _, _, pattern in listed])
         self._begin()
 
@@ -150,7 +150,7 @@ def _options() -> re2.Options:
     return options
 
 
-def _compile(pattern: str) -> re2._Regexp:
+def compiled(pattern: str) -> re2._Regexp:
     """(?m): ^ and $ are the ends of a line, in a block as in a line on its own."""
     return re2.compile(b"(?m:" + pattern.encode() + b")", _options())
 

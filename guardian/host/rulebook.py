@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from guardian.core.rulefile import Complaint, merge, parse
+from guardian.core.rulefile import merge, parse
 from guardian.core.rules import Rule
+from guardian.core.tomltable import Complaint
 from guardian.core.tomltext import line_of
 from guardian.errors import HostError, UserError
 from guardian.host.matching import regex_problem
@@ -39,6 +40,33 @@ def load(folder: Path | None) -> tuple[Rule, ...]:
     if complaints:
         raise UserError("\n".join(map(str, complaints)))
     return rules
+
+
+def text_of(rule: Rule) -> str:
+    """The rule's file. Raises UserError, HostError."""
+    return _beside(rule, rule.source) or ""
+
+
+def samples_of(rule: Rule) -> str | None:
+    """The text of the samples beside the rule; None: there are none."""
+    return _beside(rule, rule.source.removesuffix(".toml") + ".samples")
+
+
+def folder(path: Path) -> tuple[Rule, ...]:
+    """The rules of a folder alone. Raises UserError with a line per complaint, but for rules that they ask for."""
+    complaints: list[Complaint] = []
+    rules = tuple(rule for file in _folder(str(path)) if (rule := _rule(file, complaints)))
+    if complaints:
+        raise UserError("\n".join(map(str, complaints)))
+    return rules
+
+
+def _beside(rule: Rule, name: str) -> str | None:
+    if not rule.source.startswith(f"{PACKAGE}/"):
+        return read_text(name, trusted=True) if os.path.exists(name) else None
+    with resources.as_file(resources.files(PACKAGE)) as packages:
+        path = packages / name.removeprefix(f"{PACKAGE}/")
+        return path.read_text("utf-8") if path.exists() else None
 
 
 def packaged() -> Iterator[File]:
