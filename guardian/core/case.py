@@ -12,6 +12,13 @@ from guardian.core.rules import PROGRESS, Rule
 from guardian.core.run import Attempt, Run
 from guardian.core.values import dataclass
 
+# A traceback shows the program's own lines, with the texts that it would say; behind a launcher's word, or with the
+# arrow and the number that a notebook puts before them.
+_SOURCE = re.compile(
+    r"(?:\S{1,40}[\]>):]\s*)?(?:-*>?\s*\d+\s+)?"
+    r"(?:raise \w|assert |except[ (:]|warnings\.warn\(|log(?:ger|ging)?\.\w+\(|print\(|return f?[\"'])"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Death:
@@ -58,7 +65,7 @@ def make(rules: tuple[Rule, ...], attempt: Attempt, run: Run) -> Case:
     own = normal(ended.code, ended.signal) if ended else Exit()
     tail = ended.tail if ended else ()
     hits = _not_survived(attempt.hits, tail)
-    ranks = [(code, hit) for hit in hits if (code := _number(hit, "exitcode")) is not None][:1]
+    ranks = _first_ranks(hits)[:1]
     of_rank = [Death(normal(code), hit.line) for code, hit in ranks]
     of_job = Death(own, Line(None, f"the job's process ended {how(ended.code if ended else None, own)}"))
     return Case(
@@ -82,8 +89,15 @@ def _not_survived(hits: tuple[Hit, ...], tail: tuple[Line, ...]) -> tuple[Hit, .
     mark = max((hit.offset for hit in hits if hit.rule == PROGRESS), default=-1)
     steps = [line.number for line in tail if line.number is not None and progress(line.text.encode("utf-8", "replace"))]
     settled = max([0, *steps[-2:-1]])
-    left = [h for h in hits if h.rule != PROGRESS and h.offset > mark and (h.line.number or 0) >= settled]
+    said = [h for h in hits if h.rule != PROGRESS and not _SOURCE.match(h.line.text)]
+    left = [h for h in said if h.offset > mark and (h.line.number or 0) >= settled]
     return tuple(sorted(left, key=lambda hit: (hit.offset, hit.rule, hit.pattern)))
+
+
+def _first_ranks(hits: tuple[Hit, ...]) -> list[tuple[int, Hit]]:
+    """The ranks' ends, the one that fell first in front: as torchrun told them, else as its table does at its end."""
+    told = [(code, hit) for hit in hits if (code := _number(hit, "exitcode")) is not None]
+    return told or [(code, hit) for hit in reversed(hits) if (code := _number(hit, "tablecode")) is not None]
 
 
 def _number(hit: Hit, name: str) -> int | None:

@@ -37,12 +37,15 @@ def held(
         if hit.rule != PROGRESS:
             own.setdefault(hit.rule, []).append(hit)
     true: dict[str, Rule] = {}
+    found: list[Held] = []
     # Rules that ask for others come after those; the loader has seen to it that none asks for itself.
     for rule in _leaning_last(rules):
         patterns = frozenset(hit.pattern for hit in own.get(rule.id, ()))
-        if rule.holds(Seen(patterns, exits, facts, logged, frozenset(true))):
+        seen = Seen(patterns, exits, facts, logged, frozenset(true))
+        if rule.holds(seen):
             true[rule.id] = rule
-    return tuple(sorted((_held(rule, own.get(name, []), logged) for name, rule in true.items()), key=_place))
+            found.append(_held(rule, own.get(rule.id, []), rule.deciding(seen), logged))
+    return tuple(sorted(found, key=_place))
 
 
 def captures(hit: Hit, own: Sequence[Hit]) -> tuple[tuple[str, float | str], ...]:
@@ -94,8 +97,8 @@ def _leaning_last(rules: Iterable[Rule]) -> list[Rule]:
     return ordered
 
 
-def _held(rule: Rule, own: list[Hit], logged: Sequence[Logged]) -> Held:
-    speaking = [hit for hit in own if hit.pattern in rule.speaking]
+def _held(rule: Rule, own: list[Hit], deciding: frozenset[int], logged: Sequence[Logged]) -> Held:
+    speaking = [hit for hit in own if hit.pattern in deciding]
     if speaking:
         first = min(speaking, key=lambda hit: (hit.offset, hit.pattern))
         return Held(rule, first.line, first.offset, captures(first, own))

@@ -30,7 +30,7 @@ _ASIDE = re.compile(
     r"(?i)\bwarn(?:ing)?s?\b|\[W\b|\[W\d|^W\d{4}|^wandb:|\bdeprecat|\w=(?:\S*)[,)]|(?:errors?|failed|failures)['\"]?\s*[:=]\s*0\b"
 )
 """A warning, a tracker's summary, an argument as `key=value`, a count of none: no trouble by itself."""
-_NO_WORK = re.compile(r"^wandb:|Error\b|Traceback|^\s*File \"|\bnan\b", re.IGNORECASE)
+_NO_WORK = re.compile(r"^wandb:|Error\b|Traceback|^\s*File \"|[:=]\s*['\"(\[]*nan\b", re.IGNORECASE)
 
 _STEP = re.compile(
     r"(?i)global_step/max_steps\W{1,6}(?P<swift>\d{1,9})/|\biteration\s+(?P<megatron>\d{1,9})/\s*\d"
