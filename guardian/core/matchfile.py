@@ -139,7 +139,7 @@ def _plain(table: Table, problem: RegexProblem) -> list[Plain]:
     """The one condition of a table."""
     named = [kind for kind in _CONDITIONS if kind in table.values]
     more = ("is", "times") if named == ["series"] else ()
-    table.only(*((*named, *more) if len(named) == 1 else (*_CONDITIONS, "any", "all")))
+    table.only(*((*named, *more) if len(named) == 1 else _CONDITIONS))
     if len(named) != 1:
         if named or not table.values:
             table.complain("", "must hold one condition: log, exit, series, fact or rule")
@@ -158,7 +158,7 @@ def _series(table: Table) -> Series:
     of, kind = table.choice("series", SERIES), table.choice("is", KINDS)
     times = table.values.get("times", 1)
     if not isinstance(times, int) or isinstance(times, bool) or times < 1:
-        table.complain("times", "must be a number from 1")
+        table.complain("times", "must be a number from 1", "times")
         times = 1
     return Series(of, kind, times)
 

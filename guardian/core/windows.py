@@ -122,7 +122,11 @@ def _spike(series: Series, points: list[Logged]) -> int | None:
     median = statistics.median(usual)
     scatter = statistics.median(abs(value - median) for value in usual)
     limit = max(SPIKE_FACTOR * abs(median), median + 2 * SPIKE_FACTOR * scatter)
-    return _trailing(points, lambda at: getattr(points[at], series.of) > limit)
+    begin = _trailing(points, lambda at: getattr(points[at], series.of) > limit)
+    before_it = sorted(getattr(one, series.of) for one in points[:begin][-SPIKE_WINDOW:])
+    # What one log in ten reaches anyway is noise, however far from the median.
+    noise = begin is not None and getattr(points[begin], series.of) <= before_it[len(before_it) * 9 // 10]
+    return None if noise else begin
 
 
 def _trailing(points: list[Logged], holds: Callable[[int], bool]) -> int | None:
