@@ -66,7 +66,7 @@ def read_by(family, words, folder, env=None):
     """The values that the framework's parser reads from a program's own words."""
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [python_of(family), "-c", SAY + PARSERS[family], *words],
+        [python_of(family), "-c", SAY + PARSERS[family.removesuffix("3")], *words],
         cwd=folder, env=os.environ | quiet | (env or {}), capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("READ ")]

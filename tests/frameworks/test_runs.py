@@ -1,5 +1,8 @@
 """Users' own frameworks, killed and resumed: finished, the batch counted, the certificate proved, nothing left over."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,13 +10,28 @@ import pytest
 
 from guardian.core import events as ev
 from tests.faults.harness import JOBS, Guarded, marked
+from tests.frameworks.reading import python_of
 
 SCRIPT = (
     str(JOBS / "hf_script.py"), "--output_dir", "out", "--per_device_train_batch_size", "2",
     "--gradient_accumulation_steps", "2", "--max_steps", "10", "--save_steps", "3", "--logging_steps", "1",
-    "--learning_rate", "0.01", "--use_cpu", "--ddp_backend", "gloo", "--report_to", "none", "--kill_at", "5",
+    "--learning_rate", "0.01", "--use_cpu", "--report_to", "none", "--kill_at", "5",
 )  # fmt: skip
 TORCHRUN = (str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2")
+GLOO = ("--ddp_backend", "gloo")
+SWIFT = (
+    "sft", "--model_type", "qwen2", "--template", "chatml", "--torch_dtype", "float32", "--fp16", "false",
+    "--lora_dropout", "0", "--logging_steps", "1", "--max_length", "128", "--use_hf", "true", "--report_to", "none",
+    "--use_cpu", "true", "--check_model", "false", "--max_steps", "8", "--save_steps", "3", "--output_dir", "out",
+    "--per_device_train_batch_size", "2",
+)  # fmt: skip
+FACTORY = {
+    "stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_dropout": 0, "dataset": "tiny",
+    "template": "default", "cutoff_len": 128, "output_dir": "out", "logging_steps": 1, "save_steps": 3,
+    "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 0.001, "report_to": "none",
+    "bf16": False, "fp16": False, "overwrite_cache": True, "use_cpu": True, "max_steps": 8,
+}  # fmt: skip
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "USE_HF": "1"}
 
 
 @pytest.fixture
@@ -43,11 +61,58 @@ def finished_again(guarded, *, from_step, steps, rows):
     assert {} == marked(guarded.story().created.run)
 
 
+def harm(**what):
+    """The environment in which this is done to the job from inside."""
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parent / "harm"), os.environ.get("PYTHONPATH"))))
+    return OFFLINE | {"PYTHONPATH": path, "HARM": json.dumps(what)}
+
+
+def tiny(family, folder):
+    """A model and rows for it, made by the framework's own transformers; the interpreter."""
+    python = python_of(family)
+    subprocess.run([python, str(JOBS / "tiny_model.py"), str(folder / "tiny")], check=True, capture_output=True)
+    return Path(python)
+
+
 @pytest.mark.parametrize("launcher", [(sys.executable,), TORCHRUN], ids=["python", "torchrun"])
 def test_a_plain_script_is_killed_and_goes_on(supervised, launcher):
     """It is told where from on its own command line, and the folder is its own."""
-    guarded = supervised(*launcher, *SCRIPT)
+    guarded = supervised(*launcher, *SCRIPT, *(GLOO if len(launcher) > 1 else ()))
 
-    finished_again(guarded, from_step=3, steps=10, rows=4 if launcher == (sys.executable,) else 8)
+    finished_again(guarded, from_step=3, steps=10, rows=8 if len(launcher) > 1 else 4)
     assert "transformers" == guarded.events(ev.RunCreated)[0].family
+    assert ["resume_from"] == [edit.knob for edit in guarded.events(ev.Planned)[1].edits]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["swift", "swift3"])
+@pytest.mark.parametrize("tuner, ranks", [("lora", 2), ("full", 1)])
+def test_swift_is_killed_and_goes_on(supervised, tmp_path, family, tuner, ranks):
+    """Its versioned folder is gone on in, the accumulation that it filled in counts, no rank is left over."""
+    python = tiny(family, tmp_path)
+    flag = "--train_type" if family == "swift3" else "--tuner_type"
+    start = ("NPROC_PER_NODE=2",) if ranks > 1 else ()
+    data = ("--model", "tiny/model", "--dataset", "tiny/messages.jsonl", flag, tuner, *(GLOO if ranks > 1 else ()))
+    guarded = supervised(
+        *start, str(python.parent / "swift"), *SWIFT, *data, env=harm(do="kill", step=6, rank=ranks - 1)
+    )
+
+    finished_again(guarded, from_step=3, steps=8, rows=16)
+    assert ["resume_from", "output_dir", "add_version"] == [e.knob for e in guarded.events(ev.Planned)[1].edits]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_llama_factory_is_killed_and_goes_on(supervised, tmp_path, ranks):
+    """From the checkpoint that guardian names, which overrules its own search."""
+    python = tiny("llamafactory", tmp_path)
+    config = FACTORY | {"model_name_or_path": "tiny/model", "dataset_dir": "tiny"}
+    (tmp_path / "x.yaml").write_text(json.dumps(config | ({"ddp_backend": "gloo"} if ranks > 1 else {})))
+    start = ("FORCE_TORCHRUN=1", f"NPROC_PER_NODE={ranks}") if ranks > 1 else ()
+    guarded = supervised(
+        *start, str(python.parent / "llamafactory-cli"), "train", "x.yaml",
+        env=harm(do="kill", step=6, rank=ranks - 1),
+    )  # fmt: skip
+
+    finished_again(guarded, from_step=3, steps=8, rows=4 * ranks)
     assert ["resume_from"] == [edit.knob for edit in guarded.events(ev.Planned)[1].edits]
