@@ -67,7 +67,9 @@ def judge(rules: tuple[Rule, ...], log: Log, before: tuple[str, ...] | None = No
     if went_on:
         log = replace(log, hits=())
     step = _last_step(log, before or ())
-    attempt = _attempt(log, step, _phase(log, before, step) if before else None)
+    # Who logs a loss has made a step, also where nobody tells which.
+    made = step if step is not None or not log.logged else 1
+    attempt = _attempt(log, made, _phase(log, before, made) if before else None)
     cause = diagnosing.diagnose(rules, attempt, _run(attempt)).cause
     if cause is not None and cause.id == "unknown" and log.code is None and cause.rule is None:
         texts = _texts(log)
@@ -81,7 +83,7 @@ def explain(rules: tuple[Rule, ...], log: Log, cause: ev.Cause | None, before: t
     step = _last_step(log, before)
     rule = next((r for r in rules if cause and r.id == cause.rule), None)
     survived = _survived(log, cause)
-    phase = _phase(log, before, step)
+    phase = _phase(log, before, step if step is not None or not log.logged else 1)
     if cause is None:
         evidence = tuple(line for line in log.tail if line.text.strip())[-1:]
         sure = 0.9 if log.code == 0 or phase == "end" else 0.7
@@ -97,12 +99,20 @@ def explain(rules: tuple[Rule, ...], log: Log, cause: ev.Cause | None, before: t
         phase=phase,
         last_step=step,
         confidence=_confidence(cause, rule, log),
-        evidence=_shown(cause.evidence),
+        evidence=_shown((*_line_of(rules, log, cause), *cause.evidence)),
         symptoms=cause.symptoms,
         survived=survived,
         blind=cause.blind,
         actions=_actions(cause, rule),
     )
+
+
+def _line_of(rules: tuple[Rule, ...], log: Log, cause: ev.Cause) -> tuple[ev.Line, ...]:
+    """For a cause that shows in logged numbers, the first line that says the same in words."""
+    if any(line.number is not None for line in cause.evidence):
+        return ()
+    same = {rule.id for rule in rules if rule.failure == cause.id}
+    return tuple(hit.line for hit in log.hits if hit.rule in same)[:1]
 
 
 def _attempt(log: Log, step: int | None, phase: str | None) -> Attempt:
@@ -139,8 +149,7 @@ def _last_step(log: Log, before: tuple[str, ...]) -> int | None:
     known = [one.step for one in log.logged if one.step is not None]
     if known:
         return known[-1]
-    step = signs.last_step(before or _texts(log))
-    return step if step is not None else (1 if log.logged else None)
+    return signs.last_step(before or _texts(log))
 
 
 def _phase(log: Log, before: tuple[str, ...], step: int | None) -> str:

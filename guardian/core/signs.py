@@ -22,9 +22,9 @@ _ALIVE = re.compile(
     r"(?i)\b(?:info|load(?:ing|ed)|sav(?:ing|ed)|train(?:ing|er)?|run(?:ning)?|start(?:ing|ed)?|initiali[sz]\w+|completed|finished|done)\b"
 )
 _TROUBLE = re.compile(
-    r"(?i)\b(?:\w*errors?|\w*exception|traceback|fail(?:ed|ure|s)?|fatal|abort(?:ed|ing)?"
-    r"|killed|core dumped|crash(?:ed)?|panic|stuck|hangs?|deadlock|unable to|cannot|can't|refused|denied|not found|no such|invalid|terminated|timed? ?out"
-    r"|exited with)\b"
+    r"(?i)\b(?:\w*errors?|\w*exception|traceback|fail(?:ed|ure|s)?|fatal|abort(?:ed|ing)?|killed|core dumped"
+    r"|crash(?:ed)?|panic|stuck|hangs?|deadlock|unable to|cannot|can't|refused|denied|not found|no such|invalid"
+    r"|terminated|timed? ?out|exited with)\b"
 )
 _ASIDE = re.compile(
     r"(?i)\bwarn(?:ing)?s?\b|\[W\b|\[W\d|^W\d{4}|^wandb:|\bdeprecat|\w=(?:\S*)[,)]|(?:errors?|failed|failures)['\"]?\s*[:=]\s*0\b"
@@ -41,33 +41,28 @@ _FRAME = re.compile(
 )
 _SAVING = re.compile(r"_?save(?:_\w+)?|_save_checkpoint|serialize_file|_legacy_save|dump")
 _EVALUATING = re.compile(
-    r"evaluate|evaluation_loop|prediction_step|predict|_?validat\w+|eval_\w+|_?evaluate\w*|generate|test_\w+|run_sanity_check"
+    r"_?evaluate\w*|evaluation_loop|prediction_step|predict|validate|validation_\w+|_?run_validation\w*|eval_\w+"
+    r"|generate|test_\w+|run_sanity_check"
 )
 _TRAINING = re.compile(
-    r"training_step|_?inner_training_loop|train_batch|optimizer_step|backward|train_one_epoch|run_training_\w+|training_loop|train_epoch|forward_step"
+    r"training_step|_?inner_training_loop|train_batch|optimizer_step|backward|train_one_epoch|run_training_\w+"
+    r"|training_loop|train_epoch|forward_step"
 )
 _STARTING = re.compile(
-    r"from_pretrained|load_dataset|_?load_from_checkpoint|get_train_dataloader|parse_args\w*|load_state_dict|_?load_checkpoint|init_process_group"
+    r"from_pretrained|load_dataset|_?load_(?:from_)?checkpoint|_load_\w+|load_from_json|get_train_dataloader"
+    r"|parse_args\w*|load_state_dict|init_process_group"
 )
 
 # Printed by transformers' Trainer, ms-swift, LLaMA-Factory and Megatron; what is found last before a place holds there.
-_MARKS = (
-    (re.compile(r"'?\"?train_runtime'?\"?\s*:|Training completed\.|\[after training is done\]"), "end"),
-    (
-        re.compile(r"Saving model checkpoint to|Saving (?:the )?model to|saving checkpoint|Configuration saved in"),
-        "saving",
-    ),
-    (
-        re.compile(
-            r"\*{3,} Running (?:Evaluation|Prediction)|(?:Validation|Validating|Evaluating|Eval)\b[^\n]{0,40}\d{1,3}%\|"
-        ),
-        "evaluation",
-    ),
-    (
-        re.compile(r"['\"](?:eval_loss|eval_runtime|loss)['\"]\s*:|\biteration\s+\d+/|Running training|\d+%\|"),
-        "training",
-    ),
+_END = re.compile(r"'?\"?train_runtime'?\"?\s*:|Training completed\.|\[after training is done\]")
+_EVALUATES = re.compile(
+    r"\*{3,} Running (?:Evaluation|Prediction)|(?:Validation|Validating|Evaluating|Eval)\b[^\n]{0,40}\d{1,3}%\|"
 )
+_SAVES = re.compile(r"Saving model checkpoint to|Saving (?:the )?model to|saving checkpoint|Configuration saved in")
+_TRAINS = re.compile(r"['\"](?:eval_loss|eval_runtime|loss)['\"]\s*:|\biteration\s+\d+/|\*{3,} Running training")
+_TRAINING_BAR = re.compile(r"^\s*(?:Train: *)?\d{1,3}%\|[^|]*\|\s*\d+/\d+ \[[^]]*(?:s/it|it/s)")
+FRAMES_WITHIN = 150
+"""Lines before the deciding one in which its traceback stands."""
 
 
 def goes_on(lines: Iterable[str]) -> bool:
@@ -107,28 +102,32 @@ def last_step(lines: Iterable[str]) -> int | None:
 
 def phase(before: list[str], step: int | None) -> str:
     """What the job was at where these lines end; `step`: the last one it had done by then."""
-    frames = [match["name"] or match["cell"] or match["ipython"] for line in before for match in _FRAME.finditer(line)]
+    near = before[-FRAMES_WITHIN:]
+    frames = [match["name"] or match["cell"] or match["ipython"] for line in near for match in _FRAME.finditer(line)]
     if any(_SAVING.fullmatch(name) for name in frames):
         return "saving"
     if any(_EVALUATING.fullmatch(name) for name in frames):
         return "evaluation"
     steady = "first_steps" if (step or 0) < FIRST_STEPS else "training"
-    if any(_TRAINING.fullmatch(name) for name in frames):
-        return steady
     if any(_STARTING.fullmatch(name) for name in frames) and not step:
         return "startup"
-    mark = _last_mark(before)
-    if mark == "training" or (mark is None and step is not None):
+    if any(_TRAINING.fullmatch(name) for name in frames):
         return steady
-    return mark or "startup"
+    return _last_mark(before, steady) or (steady if step is not None else "startup")
 
 
-def _last_mark(lines: list[str]) -> str | None:
+def _last_mark(lines: list[str], steady: str) -> str | None:
+    """What the trainer said last of where it stands; bars are drawn once more when all is done."""
+    last: str | None = None
     for line in reversed(lines):
-        for mark, name in _MARKS:
-            if mark.search(line):
-                return name
-    return None
+        if _END.search(line):
+            return "end"
+        if _TRAINS.search(line):
+            return last or steady
+        if last is None:
+            last = "evaluation" if _EVALUATES.search(line) else "saving" if _SAVES.search(line) else None
+            last = last or (steady if _TRAINING_BAR.search(line) else None)
+    return last
 
 
 def _works(line: str) -> bool:
