@@ -55,12 +55,13 @@ def read(interpreter: str, paths: Sequence[str], check: Callable[[], None]) -> d
 
 
 def _communicate(process: subprocess.Popen[str], text: str, check: Callable[[], None]) -> tuple[str, str]:
+    given: str | None = text
     while True:
         check()
         try:
-            return process.communicate(text, timeout=ASK_EVERY_S)
+            return process.communicate(given, timeout=ASK_EVERY_S)
         except subprocess.TimeoutExpired:
-            continue  # communicate goes on where it was
+            given = None  # communicate goes on where it was, with what it was given first
 
 
 # What torch raises for a file that was cut off or altered; other errors speak of torch or of the pickle's content.
