@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from guardian.core.adapters import embedded, llamafactory, scripts, swift
+from guardian.core.adapters import embedded, llamafactory, megatron, scripts, swift
 from guardian.core.adapters.writing import OVERLAYS, Settings, Written
 from guardian.core.events import Edit
 from guardian.core.job import JobSpec, ReadConfig
@@ -54,6 +54,7 @@ Recognise = Callable[[Argv, Mapping[str, str], ReadConfig], "Adapter | None"]
 FAMILIES: tuple[Recognise, ...] = (
     embedded.recognise,
     swift.recognise,
+    megatron.recognise,
     llamafactory.recognise,
     scripts.recognise,
 )

@@ -64,6 +64,8 @@ class Tongue:
     """Switches of mixed precision, bf16 and fp16; `dtype` is one of them, or stands beside them."""
     inverted: tuple[str, ...] = ()
     """Knobs whose option says the opposite."""
+    implied_accumulation: bool = False
+    """The rows per step are given as a whole; the accumulation follows and has no option."""
     warmup_steps: bool = True
     """There is a `warmup_steps` that excludes, or wins over, `warmup_ratio`."""
 
@@ -116,6 +118,9 @@ class _Editing:
                 del wanted[knob]
         if _BATCH & settings.keys() and not self._batch(wanted, settings):
             wanted = {knob: new for knob, new in wanted.items() if knob not in _BATCH}
+        if self.tongue.implied_accumulation and wanted.pop("accumulation", None) and self.batch_kind == "changing":
+            self.refused.append(("device_batch", "the rows per step are given as a whole"))
+            del wanted["device_batch"]
         prefetch = self.names.get("prefetch", "")
         if wanted.get("workers") == 0 and self.words.without(prefetch) is None:
             self.refused.append(("workers", f"the configuration file sets {prefetch}, which no workers exclude"))
@@ -154,8 +159,9 @@ class _Editing:
         """Without workers, torch refuses what is about workers."""
         if self._workers({}) != 0 or "workers" not in self.now:
             return
-        if self.words.text(self.names["prefetch"]) not in (None, "null"):
-            self._drop("prefetch", self.names["prefetch"], "preserving")
+        prefetch = self.names.get("prefetch")
+        if prefetch is not None and self.words.text(prefetch) not in (None, "null"):
+            self._drop("prefetch", prefetch, "preserving")
         name = "dataloader_persistent_workers"
         if self.tongue.persistent_matters and self.words.text(name) in ("true", "True"):
             self._drop("persistent_workers", name, "preserving", instead="false")
@@ -177,6 +183,8 @@ class _Editing:
         self.words = self.words.put(new, "deepspeed")
 
     def _check(self, knob: str) -> None:
+        if knob == "accumulation" and self.tongue.implied_accumulation and not dict(self.tongue.fixed):
+            return
         if knob not in SETTABLE or knob not in self.names:
             raise _Refused(f"{self.spec.family} has no option for it")
         if knob in dict(self.tongue.fixed):
