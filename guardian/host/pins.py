@@ -27,21 +27,22 @@ FREE_AFTER_COPY = 1.1
 """A copy is made only if this many times its size stays free, so that the next save still fits."""
 
 
-def pin(attempt: int, source: str, pins: str) -> ev.Pinned:
+def pin(attempt: int, source: str, pins: str, *, exclusive: bool = False) -> ev.Pinned:
     """Hold `source` below `pins`: reflink, else hard links, else a copy where there is room, else not at all.
 
-    A pin that is there already is kept. Older pins go once this one is whole. Never raises: what could not be
-    done is in the answer.
+    `exclusive`: without hard links. Where the job may save at the pinned step or below it, a link would be written
+    through: torch.save writes in place, safetensors into a new file, so the pin would become a mixture of both saves.
+    The folder's name stays, since trainers read the step from it. A pin that is there already is kept. Older pins go
+    once this one is whole. Never raises: what could not be done is in the answer.
     """
-    if os.path.dirname(source) == os.path.realpath(pins):
-        return ev.Pinned(attempt, source, source, "kept")
     target = os.path.join(pins, os.path.basename(source))
     try:
         os.makedirs(pins, mode=0o700, exist_ok=True)
         _clear(pins, keep=os.path.basename(target))
-        if _same(source, target):
+        itself = os.path.realpath(source) == os.path.realpath(target)
+        if (itself or _same(source, target)) and not (exclusive and _shared(target)):
             return ev.Pinned(attempt, source, target, "kept")
-        how = _make(source, target)
+        how = _make(source, target, exclusive=exclusive)
     except OSError as error:
         return ev.Pinned(attempt, source, None, "none", f"{error.strerror}: {error.filename}")
     if how is None:
@@ -89,6 +90,11 @@ def _same(source: str, target: str) -> bool:
         return False
 
 
+def _shared(folder: str) -> bool:
+    """Whether a file of it has another name, by which the job could write into it."""
+    return any(os.stat(os.path.join(base, name)).st_nlink > 1 for base, _, names in os.walk(folder) for name in names)
+
+
 def _state_time(folder: str) -> int:
     return os.stat(os.path.join(folder, "trainer_state.json")).st_mtime_ns
 
@@ -101,11 +107,14 @@ def _sizes(folder: str) -> dict[str, int]:
     }
 
 
-def _make(source: str, target: str) -> str | None:
+def _make(source: str, target: str, *, exclusive: bool) -> str | None:
     """Build the pin under a hidden name and rename it; how it was made, or None where a copy has no room."""
+    ways = (("reflink", _reflink), ("hard links", os.link), ("copy", _copy))
     half = os.path.join(os.path.dirname(target), "." + os.path.basename(target))
     shutil.rmtree(half, ignore_errors=True)
-    for how, place in (("reflink", _reflink), ("hard links", os.link), ("copy", _copy)):
+    for how, place in ways:
+        if exclusive and place is os.link:
+            continue
         if how == "copy" and not _room(source, os.path.dirname(target)):
             return None
         try:
@@ -115,20 +124,43 @@ def _make(source: str, target: str) -> str | None:
             if how == "copy" or error.errno in (errno.ENOENT, errno.EACCES, errno.ENOSPC, errno.EIO):
                 raise
             continue
+        _flush(half, files=place is not os.link)
         shutil.rmtree(target, ignore_errors=True)
         crash.point()
         os.rename(half, target)
+        _flush_one(os.path.dirname(target))
         crash.point()
         return how
     return None
 
 
 def _mirror(source: str, target: str, place: Callable[[str, str], object]) -> None:
-    for base, _, names in os.walk(source):
+    for base, _, names in os.walk(source, onerror=_raise):
         folder = os.path.join(target, os.path.relpath(base, source))
         os.makedirs(folder, mode=0o700, exist_ok=True)
         for name in names:
             place(os.path.join(base, name), os.path.join(folder, name))
+
+
+def _raise(error: OSError) -> None:
+    """os.walk leaves out what it cannot list: half a pin would look whole."""
+    raise error
+
+
+def _flush(folder: str, *, files: bool) -> None:
+    """Bring the pin to the disk: the job may delete the original in the next second."""
+    for base, _, names in os.walk(folder):
+        for name in names if files else ():
+            _flush_one(os.path.join(base, name))
+        _flush_one(base)
+
+
+def _flush_one(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _reflink(source: str, target: str) -> None:

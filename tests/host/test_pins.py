@@ -4,6 +4,8 @@ import os
 import shutil
 from types import SimpleNamespace
 
+import pytest
+
 from guardian.host import checkpoints, pins
 from tests.host.folders import checkpoint
 
@@ -76,6 +78,92 @@ def test_no_room_for_a_copy_means_no_pin_and_says_so(tmp_path, monkeypatch):
 
     assert (None, "none") == (pinned.pin, pinned.how)
     assert "room" in pinned.why
+
+
+def saved_again(folder):
+    """What torch.save does to a file that is there already: it is written in place."""
+    (folder / "optimizer.pt").write_bytes(b"another save")
+
+
+def test_a_save_in_place_writes_through_a_hard_link(tmp_path):
+    """Why a pin that the job may write to must not be made of links."""
+    source = checkpoint(tmp_path / "out", 10)
+    pinned = pins.pin(2, str(source), str(tmp_path / "pins"))
+    saved_again(source)
+
+    changed = "damaged" == checkpoints.glance(pinned.pin, 10).verdict
+    assert changed == (pinned.how == "hard links")
+
+
+@pytest.mark.parametrize("pinned_before", [False, True])
+def test_an_exclusive_pin_survives_a_save_in_place(tmp_path, pinned_before):
+    """Also where an earlier pin of the same checkpoint was made of links."""
+    source = checkpoint(tmp_path / "out", 10)
+    place = str(tmp_path / "pins")
+    if pinned_before:
+        pins.pin(2, str(source), place)
+
+    pinned = pins.pin(3, str(source), place, exclusive=True)
+    saved_again(source)
+
+    assert pinned.how in ("reflink", "copy")
+    assert "sound" == checkpoints.glance(pinned.pin, 10).verdict
+    assert "kept" == pins.pin(4, pinned.pin, place, exclusive=True).how
+
+
+def test_a_pin_that_is_its_own_source_can_be_made_exclusive(tmp_path):
+    """The run resumes from its pin while the original, which shares the files, is still there."""
+    source = checkpoint(tmp_path / "out", 10)
+    place = str(tmp_path / "pins")
+    linked = pins.pin(2, str(source), place)
+
+    pinned = pins.pin(3, linked.pin, place, exclusive=True)
+    saved_again(source)
+
+    assert "sound" == checkpoints.glance(pinned.pin, 10).verdict
+    assert (linked.pin,) == pins.held(place)
+
+
+def test_no_room_for_an_exclusive_pin_leaves_the_one_of_links(tmp_path, monkeypatch):
+    """It is said; the links still hold against the job's rotation."""
+    source = checkpoint(tmp_path / "out", 10)
+    place = str(tmp_path / "pins")
+    linked = pins.pin(2, str(source), place)
+    monkeypatch.setattr(pins, "_reflink", _refuse)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+
+    assert "none" == pins.pin(3, str(source), place, exclusive=True).how
+    assert (linked.pin,) == pins.held(place)
+
+
+def test_a_pin_holds_the_folders_inside_and_keeps_the_name(tmp_path):
+    """Shards of DeepSpeed lie one deeper; trainers read the step from the name."""
+    source = checkpoint(tmp_path / "out", 10)
+    (source / "global_step10").mkdir()
+    (source / "global_step10" / "shard.pt").write_bytes(b"x")
+
+    pinned = pins.pin(2, str(source), str(tmp_path / "pins"))
+
+    assert str(tmp_path / "pins" / "checkpoint-10") == pinned.pin
+    assert b"x" == (tmp_path / "pins" / "checkpoint-10" / "global_step10" / "shard.pt").read_bytes()
+
+
+def test_a_folder_inside_that_cannot_be_listed_means_no_pin(tmp_path, monkeypatch):
+    """Half a pin would look whole."""
+    source = checkpoint(tmp_path / "out", 10)
+    (source / "global_step10").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("out/checkpoint-10/global_step10"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    pinned = pins.pin(2, str(source), str(tmp_path / "pins"))
+
+    assert (None, "none") == (pinned.pin, pinned.how)
+    assert "Permission denied" in pinned.why
 
 
 def _refuse(*_):
