@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.companion.launching import plan, run
+from tests.interpreters import PYTHONS
 
 STEPWISE = {"save_strategy": "steps", "save_steps": 2}
 LOADED = {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 3, "per_device_eval_batch_size": 2}
@@ -12,16 +13,22 @@ ALL_KNOBS = {"fingerprint": True, "restore_batch": True, "restore_intervals": Tr
              "stacks": True}  # fmt: skip
 
 
+@pytest.fixture(scope="session", params=PYTHONS)
+def python(request):
+    """The interpreter of the job."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def killed(tmp_path_factory):
+def killed(tmp_path_factory, python):
     """4 x 4, a save at each second step, killed in the middle of step 6."""
     folder = tmp_path_factory.mktemp("killed")
     first = plan("first", folder, (4, 4), 8, arguments=STEPWISE, fault="kill", fault_after=5)
-    return run(folder, [first], spec={"fingerprint": True})
+    return run(folder, [first], spec={"fingerprint": True}, python=python)
 
 
 @pytest.fixture(scope="session")
-def many(tmp_path_factory, killed):
+def many(tmp_path_factory, killed, python):
     """Trainings one after the other in one process; the first goes on from the killed job, the last fails."""
     folder = tmp_path_factory.mktemp("many")
     evaluated = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "loss", "learning_rate": 0.0}
@@ -41,11 +48,11 @@ def many(tmp_path_factory, killed):
         plan("full", folder, (4, 1), 2, room=100),
         plan("failing", folder, (4, 2), 4, fault="raise", fault_after=1),
     ]  # fmt: skip
-    return run(folder, plans, spec=ALL_KNOBS)
+    return run(folder, plans, spec=ALL_KNOBS, python=python)
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory):
+def pair(tmp_path_factory, python):
     """Two ranks under DDP: the global batch of the others, then a save-and-stop."""
     folder = tmp_path_factory.mktemp("pair")
     plans = [
@@ -53,4 +60,4 @@ def pair(tmp_path_factory):
         plan("halted", folder, (4, 2), 6, arguments={"ddp_backend": "gloo"},
              control={"id": 1, "save_at": 3, "stop": True}),
     ]  # fmt: skip
-    return run(folder, plans, spec={"fingerprint": True}, ranks=2)
+    return run(folder, plans, spec={"fingerprint": True}, ranks=2, python=python)

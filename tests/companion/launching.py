@@ -73,11 +73,11 @@ class Ran:
         return next(line["handlers"] for line in lines if line["name"] == name and "handlers" in line)
 
 
-def run(folder, plans, *, spec, ranks=1, **more):
+def run(folder, plans, *, spec, ranks=1, python=sys.executable, **more):
     """Run the job to its end, each rank in a process as a launcher would start it."""
     (folder / "attempt").mkdir()
     (folder / "plan.json").write_text(json.dumps(plans))
-    argv = [sys.executable, str(HERE / "job.py"), str(folder / "plan.json")]
+    argv = [python, str(HERE / "job.py"), str(folder / "plan.json")]
     common = environment(folder / "attempt", GUARDIAN_SPEC=json.dumps(spec), **more)
     where = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     environments = [{**where, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(ranks)] if ranks > 1 else [{}]

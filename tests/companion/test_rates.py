@@ -40,29 +40,29 @@ def trainings(folder, steps=STEPS, resume=None, **more):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(tmp_path_factory, python):
     """As the command line says."""
     folder = tmp_path_factory.mktemp("base")
-    return run(folder, trainings(folder, also=["plateau"]), spec={})
+    return run(folder, trainings(folder, also=["plateau"]), spec={}, python=python)
 
 
 @pytest.fixture(scope="module")
-def lowered(base, tmp_path_factory):
+def lowered(base, tmp_path_factory, python):
     """From step 4 on a fifth of it; one that begins with it."""
     folder = tmp_path_factory.mktemp("lowered")
     plans = trainings(folder, resume=(base.folder, 4), also=["plateau"])
     plans.append(plan("plateau of its own", folder, (4, 1), STEPS, arguments={**EVERY_TWO, **PLATEAU}))
-    return run(folder, plans, spec={"learning_rate": 2e-3})
+    return run(folder, plans, spec={"learning_rate": 2e-3}, python=python)
 
 
 @pytest.fixture(scope="module")
-def again(lowered, tmp_path_factory):
+def again(lowered, tmp_path_factory, python):
     """The same order, from a checkpoint that was written under it."""
     folder = tmp_path_factory.mktemp("again")
     plans = trainings(folder, resume=(lowered.folder, 8))
     plans.append(plan("plateau of its own", folder, (4, 1), STEPS, arguments={**EVERY_TWO, **PLATEAU},
                       resume=str(lowered.folder / "plateau of its own" / "checkpoint-8")))  # fmt: skip
-    return run(folder, plans, spec={"learning_rate": 2e-3})
+    return run(folder, plans, spec={"learning_rate": 2e-3}, python=python)
 
 
 def ratios(ran, reference, name):
@@ -122,21 +122,21 @@ def test_a_schedule_that_forgets_is_reminded_by_the_checkpoint(lowered, again):
 
 
 @pytest.fixture(scope="module")
-def rewarmed(base, tmp_path_factory):
+def rewarmed(base, tmp_path_factory, python):
     """Four steps of warm-up from step 4; one training falls in the middle of it."""
     folder = tmp_path_factory.mktemp("rewarmed")
     plans = trainings(folder, resume=(base.folder, 4))
     plans.append(plan("fallen", folder, (4, 1), STEPS, arguments={**EVERY_TWO, **SCHEDULES["cosine"]}, caught=True,
                       fault="raise", fault_after=7, resume=str(base.folder / "cosine" / "checkpoint-4")))  # fmt: skip
-    return run(folder, plans, spec={"rewarm": {"from": 4, "steps": 4}, "rescue": True})
+    return run(folder, plans, spec={"rewarm": {"from": 4, "steps": 4}, "rescue": True}, python=python)
 
 
 @pytest.fixture(scope="module")
-def rewarmed_on(rewarmed, tmp_path_factory):
+def rewarmed_on(rewarmed, tmp_path_factory, python):
     """Resumed from the middle of the warm-up."""
     folder = tmp_path_factory.mktemp("rewarmed_on")
     plans = trainings(folder, resume=(rewarmed.folder, 6))
-    return run(folder, plans, spec={"rewarm": {"from": 4, "steps": 4}})
+    return run(folder, plans, spec={"rewarm": {"from": 4, "steps": 4}}, python=python)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,7 +17,7 @@ SPEC = {"fingerprint": True, "rescue": True, "restore_batch": True}
 
 
 @pytest.fixture(scope="module")
-def fallen(tmp_path_factory):
+def fallen(tmp_path_factory, python):
     """Trainings that fail in step 8, beside those that do not; the last one takes the process with it."""
     folder = tmp_path_factory.mktemp("fallen")
     eventful = {"eval_strategy": "steps", "eval_steps": 7}
@@ -41,7 +41,7 @@ def fallen(tmp_path_factory):
         plan("fallen", folder, (4, 4), STEPS, arguments=saves(4), fault="allocator", also="terminate", place=2,
              fault_after=7),
     ]  # fmt: skip
-    return run(folder, plans, spec=SPEC)
+    return run(folder, plans, spec=SPEC, python=python)
 
 
 def saves(steps):
@@ -50,7 +50,7 @@ def saves(steps):
 
 
 @pytest.fixture(scope="module")
-def resumed(fallen, tmp_path_factory):
+def resumed(fallen, tmp_path_factory, python):
     """What goes on from the checkpoints that were saved."""
     folder = tmp_path_factory.mktemp("resumed")
     noisy = fallen.folder / "noisy fallen" / "checkpoint-8"
@@ -65,7 +65,7 @@ def resumed(fallen, tmp_path_factory):
         plan("eventful on", folder, (4, 4), STEPS, arguments=eventful, dropout=0.2,
              resume=str(fallen.folder / "eventful fallen" / "checkpoint-7")),
     ]  # fmt: skip
-    return run(folder, plans, spec=SPEC)
+    return run(folder, plans, spec=SPEC, python=python)
 
 
 def losses(ran, name, rank=0):
@@ -169,22 +169,23 @@ def test_no_trouble_of_the_companion_was_told(fallen, resumed):
 
 
 @pytest.fixture(scope="module")
-def pair_undisturbed(tmp_path_factory):
+def pair_undisturbed(tmp_path_factory, python):
     """Two ranks that nothing happens to."""
     folder = tmp_path_factory.mktemp("pair_undisturbed")
-    return run(folder, [plan("noisy", folder, (4, 2), STEPS, arguments=GLOO, dropout=0.2)], spec=SPEC, ranks=2)
+    noisy = plan("noisy", folder, (4, 2), STEPS, arguments=GLOO, dropout=0.2)
+    return run(folder, [noisy], spec=SPEC, ranks=2, python=python)
 
 
 @pytest.mark.parametrize("ranks", [[1], [0, 1]], ids=["one fails", "both fail"])
-def test_a_rank_that_failed_writes_what_all_ranks_go_on_from(tmp_path, pair_undisturbed, ranks):
+def test_a_rank_that_failed_writes_what_all_ranks_go_on_from(tmp_path, pair_undisturbed, python, ranks):
     """Rank 1 has the weights too; rank 0 hands over its random numbers while it waits for the gradients."""
     falling = {"fault": "allocator", "fault_after": 7, "place": 1, "ranks": ranks}
     failed = run(tmp_path, [plan("fallen", tmp_path, (4, 2), STEPS, arguments=GLOO, dropout=0.2, **falling)],
-                 spec=SPEC, ranks=2)  # fmt: skip
+                 spec=SPEC, ranks=2, python=python)  # fmt: skip
     rescued = tmp_path / "fallen" / "checkpoint-7"
     (tmp_path / "on").mkdir()
     on = plan("on", tmp_path / "on", (4, 2), STEPS, arguments=GLOO, dropout=0.2, resume=str(rescued))
-    went_on = run(tmp_path / "on", [on], spec=SPEC, ranks=2)
+    went_on = run(tmp_path / "on", [on], spec=SPEC, ranks=2, python=python)
 
     assert (1, 1) == failed.codes
     assert ["checkpoint-7"] == [path.name for path in rescued.parent.iterdir()]
