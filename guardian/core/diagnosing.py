@@ -14,7 +14,7 @@ from dataclasses import replace
 from guardian.core import case as cases
 from guardian.core import judging, tracebacks
 from guardian.core.case import Case, Death
-from guardian.core.events import Cause, Diagnosed, Hit, Line, StopBegun
+from guardian.core.events import Cause, Diagnosed, Hit, Line, Logged, StopBegun
 from guardian.core.exits import SIGNALS, signal_name
 from guardian.core.rules import Rule, Seen, filled
 from guardian.core.run import Attempt, Run
@@ -90,7 +90,7 @@ def _went_bad(case: Case) -> Cause | None:
     """A run that reached its end with numbers that are none is no finished run."""
     logs = [log for log in case.attempt.logged if log.loss is not None or log.grad_norm is not None][-FINITE_OVER:]
     bad = [log for log in logs if _nan(log.loss) or _nan(log.grad_norm)]
-    if not bad or len(bad) < len(logs) or not (_nan(logs[-1].loss) or len(logs) == FINITE_OVER):
+    if not bad or not (_spoilt(logs[-1]) or len(bad) == FINITE_OVER):
         return None
     last = bad[-1]
     line = Line(None, f"step {_count(last.step)}: loss {last.loss}, gradient norm {last.grad_norm}")
@@ -106,6 +106,11 @@ def _went_bad(case: Case) -> Cause | None:
         retries=0,
         advice="Lower the learning rate, lengthen the warm-up, or train in bf16; the last checkpoints may be spoilt.",
     )
+
+
+def _spoilt(log: Logged) -> bool:
+    """The loss is no number, or is hidden: transformers logs it as 0 then (logging_nan_inf_filter)."""
+    return _nan(log.loss) or (log.loss == 0.0 and _nan(log.grad_norm))
 
 
 def _nan(value: float | None) -> bool:

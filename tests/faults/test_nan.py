@@ -1,0 +1,86 @@
+"""A loss that is no number, for real: healed where a lower rate heals it, and given up with the reason where not."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness import JOBS, TINY, Guarded
+
+JOB = (*TINY, "--output_dir", "out", "--max_steps", "16", "--save_steps", "2")
+DIVERGES = ("--optim", "sgd", "--learning_rate", "2", "--lr_scheduler_type", "constant", "--max_grad_norm", "0")
+"""Several times what this model stands without its gradient being cut: NaN within ten steps."""
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    """A run of these arguments, whose rows of step `spoilt` overflow; ended in any case."""
+    started = []
+
+    def run(*command, spoilt=None):
+        env = {} if spoilt is None else {"PYTHONPATH": str(JOBS / "spoilt"), "SPOILT": str(spoilt)}
+        started.append(Guarded(tmp_path, *command, env=env))
+        started[-1].run()
+        return started[-1]
+
+    yield run
+    for one in started:
+        one.clean_up()
+
+
+def losses(run, number):
+    """What the job logged in an attempt."""
+    return [one.loss for one in run.attempts[number - 1].logged if one.loss is not None]
+
+
+def test_a_divergence_is_healed_from_before_its_first_bad_step_with_a_rate_that_is_real(guarded):
+    """Ended as soon as it is sure, resumed before it, and the optimizer really uses the lower rate."""
+    one = guarded(*JOB, *DIVERGES)
+    report, run = one.report(), one.story()
+
+    assert ("finished", 0, 16) == (report["outcome"], report["exit_code"], report["steps_done"]), one.shown()
+    assert {"nan_loss"} == {a["cause"]["class"] for a in report["attempts"] if a["cause"]}
+    assert all(math.isfinite(loss) for loss in losses(run, len(run.attempts)))
+    for before, after in zip(run.attempts, run.attempts[1:], strict=False):
+        bad = dict(before.diagnosed.cause.facts)["first_bad_step"]
+        assert (after.plan.resume_step or 0) < bad
+        target = dict(after.plan.settings)["learning_rate"]
+        assert max(step.lr for step in after.steps) <= target * 1.001
+        assert target < max(step.lr for step in before.steps)
+    assert "consistent" == report["certificate"]["verdict"]
+
+
+def test_rows_that_spoil_the_loss_whatever_the_rate_are_named_by_their_step(guarded):
+    """The same step again after a lower rate: it is the data, and no third attempt is made."""
+    one = guarded(*JOB, spoilt=7)
+    report = one.report()
+    last = report["attempts"][-1]["cause"]
+
+    assert ("not_retryable", 4, 2) == (report["outcome"], report["exit_code"], len(report["attempts"])), one.shown()
+    assert ("nan_loss", "data") == (last["class"], last["variant"])
+    assert "step 7" in report["reason"]
+    assert 6 == report["attempts"][1]["resume_step"]
+    assert ["learning_rate", "warmup_ratio"] == sorted(e["knob"] for e in report["attempts"][1]["edits"][-2:])
+
+
+def test_without_a_checkpoint_before_it_the_training_begins_again(guarded):
+    """Said so; what the first attempt had saved after it is left where it is."""
+    one = guarded(*JOB[:-1], "1", spoilt=1)
+    report = one.report()
+
+    second = report["attempts"][1]
+    assert (None, 0) == (second["resumed_from"], second["resume_step"] or 0), one.shown()
+    assert "attempt 2 starts from the beginning" in one.shown()
+    assert list(Path(one.folder, "out").glob("checkpoint-*"))
+
+
+def test_a_nan_in_the_very_last_step_is_no_finish(guarded):
+    """The job ends with exit code 0 at max_steps; its weights are spoilt all the same."""
+    one = guarded(*TINY, "--output_dir", "out", "--max_steps", "8", "--save_steps", "2", spoilt=8)
+    report = one.report()
+
+    assert "nan_loss" == report["attempts"][0]["cause"]["class"], one.shown()
+    assert "finished" != report["outcome"]
+    assert 6 == report["attempts"][1]["resume_step"]
+    skipped = [Path(one["path"]).name for one in report["skipped_checkpoints"]]
+    assert ["checkpoint-8"] == skipped
