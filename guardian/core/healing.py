@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from guardian.core.adapters import Adapter, Written
     from guardian.core.rules import Rule
     from guardian.core.run import Attempt, Run
-    from guardian.core.rungs import Facts, Rung, Wait
+    from guardian.core.rungs import Facts, Operation, Rung, Wait
 
 FORGOTTEN_AFTER = 2
 """New checkpoints after which a rung that changes something counts as not taken."""
@@ -233,6 +233,20 @@ def shown(value: float | str) -> str:
 
 def name(rung: Rung) -> str:
     """A rung in a few words."""
-    parts = [f"{knob} {operation}" for knob, operation in rung.set]
+    parts = [_worded(knob, operation) for knob, operation in rung.set if operation.kind != edits.KEEP]
     parts += [f"{key}={value}" for key, value in (*rung.env, *rung.limits)]
     return ", ".join(parts) or "the same again"
+
+
+_WORDS = {
+    "halve": "{} halved",
+    "fit-shm": "{} as /dev/shm holds",
+    "lower-or-safe": "{} lowered",
+    "times": "{} times {}",
+    "at-least": "{} at least {}",
+}
+
+
+def _worded(knob: str, operation: Operation) -> str:
+    value = {True: "on", False: "off"}[operation.value] if isinstance(operation.value, bool) else operation.value
+    return _WORDS.get(operation.kind, "{} {}").format(knob, value)

@@ -39,10 +39,14 @@ def _planned(_: Run, event: ev.Planned, wall: float) -> str | None:
         if event.resume_from
         else "starts from the beginning"
     )
-    changed = "".join(f"\n  {e.knob}: {e.old if e.old is not None else '(not set)'} -> {e.new}" for e in event.edits)
+    changed = "".join(f"\n  {e.knob}: {_value(e.old)} -> {_value(e.new)}" for e in event.edits)
     over = "".join(f"\n  passed over {path}: {why}" for path, why in event.passed_over)
     by = "".join(f"\n  not tried: {one}" for one in event.skipped)
     return f"attempt {event.attempt} {origin} {when}{changed}{by}{over}"
+
+
+def _value(value: str | None) -> str:
+    return "(not set)" if value is None else value
 
 
 def _pinned(_: Run, event: ev.Pinned, __: float) -> str:

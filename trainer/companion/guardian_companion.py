@@ -23,6 +23,7 @@ from types import MappingProxyType
 # What these mean, and what the heartbeat's lines hold, stands in guardian/core/wire.py; a test compares them.
 ENV_DIR = "GUARDIAN_DIR"
 ENV_SPEC = "GUARDIAN_SPEC"
+ENV_SHARING = "GUARDIAN_SHARING_STRATEGY"
 WIRE_VERSION = 1
 CONTROL = "control.json"
 HEARTBEAT = "heartbeat.{rank}.jsonl"
@@ -408,8 +409,15 @@ class Companion:
     def enter_loop(self, trainer, args, kwargs):
         """Before the trainer sets up its loop; returns the arguments for it."""
         self.trainer = trainer
+        self.share_as_asked()
         self.resumed_from = kwargs.get("resume_from_checkpoint", args[2] if len(args) > 2 else None)
         return with_own_batch(trainer, args, kwargs) if "restore_batch" in self.knobs else (args, kwargs)
+
+    @guarded
+    def share_as_asked(self):
+        """How tensors come from the data loader's processes, which inherit it: as open files, or by name."""
+        if os.environ.get(ENV_SHARING):
+            sys.modules["torch"].multiprocessing.set_sharing_strategy(os.environ[ENV_SHARING])
 
     @guarded
     def restore_intervals(self, args, state):
