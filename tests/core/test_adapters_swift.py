@@ -148,6 +148,24 @@ def test_a_file_comes_first_and_flags_win():
     assert 2 == adapter("NPROC_PER_NODE=2 swift sft c.yaml", files=files).spec.knob("world_size")
 
 
+def test_a_file_behind_config_wins_over_flags_and_becomes_flags_once_it_is_edited():
+    """Version 3 appends what the file says; behind it an edit would not count."""
+    files = {"c.yaml": {"per_device_train_batch_size": 2, "output_dir": "out"}}
+    argv = words("swift sft --config c.yaml --per_device_train_batch_size 8 --seed 1")
+    made = adapter(" ".join(argv), files=files)
+
+    assert (2, 8) == (made.spec.knob("device_batch"), made.spec.knob("accumulation"))
+    assert (
+        words(
+            "swift sft --per_device_train_batch_size 8 --seed 1 --per_device_train_batch_size 1 --output_dir out"
+            " --gradient_accumulation_steps 16"
+        )
+        == made.write(argv, {"device_batch": 1}).argv
+    )
+    assert argv == made.write(argv, {"workers": 1}).argv
+    assert "c.yaml" not in made.resume(argv, CKPT, "/w/out/v0-x")[0]
+
+
 def test_a_resume_saves_into_the_version_that_the_job_made():
     """A new version for every start would scatter the run's checkpoints; flags go behind the file."""
     argv = words("NPROC_PER_NODE=2 swift sft c.yaml --output_dir out")

@@ -33,14 +33,12 @@ read = TrlParser((ScriptArguments, SFTConfig, ModelConfig)).parse_args_and_confi
 say(*read[:3])
 """,
     "swift": """
-from swift.cli.main import parse_yaml_args
-parse_yaml_args(argv := sys.argv[1:])
 try:
     from swift.arguments import SftArguments
 except ImportError:
     from swift.llm import TrainArguments as SftArguments
 from swift.utils import parse_args
-said, left = parse_args(SftArguments, argv)
+said, left = parse_args(SftArguments, sys.argv[1:])
 assert not left, left
 say(said, said.training_args)
 """,

@@ -61,10 +61,11 @@ def finished_again(guarded, *, from_step, steps, rows):
     assert {} == marked(guarded.story().created.run)
 
 
-def harm(**what):
-    """The environment in which this is done to the job from inside."""
+def harm(python, **what):
+    """The environment in which this is done to the job from inside; its programs are found beside its Python."""
     path = os.pathsep.join(filter(None, (str(Path(__file__).parent / "harm"), os.environ.get("PYTHONPATH"))))
-    return OFFLINE | {"PYTHONPATH": path, "HARM": json.dumps(what)}
+    programs = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
+    return OFFLINE | {"PATH": programs, "PYTHONPATH": path, "HARM": json.dumps(what)}
 
 
 def tiny(family, folder):
@@ -94,7 +95,7 @@ def test_swift_is_killed_and_goes_on(supervised, tmp_path, family, tuner, ranks)
     start = ("NPROC_PER_NODE=2",) if ranks > 1 else ()
     data = ("--model", "tiny/model", "--dataset", "tiny/messages.jsonl", flag, tuner, *(GLOO if ranks > 1 else ()))
     guarded = supervised(
-        *start, str(python.parent / "swift"), *SWIFT, *data, env=harm(do="kill", step=6, rank=ranks - 1)
+        *start, str(python.parent / "swift"), *SWIFT, *data, env=harm(python, do="kill", step=6, rank=ranks - 1)
     )
 
     finished_again(guarded, from_step=3, steps=8, rows=16)
@@ -111,7 +112,7 @@ def test_llama_factory_is_killed_and_goes_on(supervised, tmp_path, ranks):
     start = ("FORCE_TORCHRUN=1", f"NPROC_PER_NODE={ranks}") if ranks > 1 else ()
     guarded = supervised(
         *start, str(python.parent / "llamafactory-cli"), "train", "x.yaml",
-        env=harm(do="kill", step=6, rank=ranks - 1),
+        env=harm(python, do="kill", step=6, rank=ranks - 1),
     )  # fmt: skip
 
     finished_again(guarded, from_step=3, steps=8, rows=4 * ranks)

@@ -1,5 +1,6 @@
-"""ms-swift's own command, versions 3 and 4: `swift sft|pt|rlhf`, a file first or flags.
+"""ms-swift's own command, versions 3 and 4: `swift sft|pt|rlhf`, a file first (4) or behind --config (3), or flags.
 
+Version 3 puts what the file says behind all flags, where it wins; so it becomes flags once the command is edited.
 Its accumulation is filled in by a rule that rounds, so it is written out; its versioned folders are turned off at a
 resume; the ranks come from the environment. The names that differ between the versions are only read, never written.
 """
@@ -10,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from guardian.core import commandline
 from guardian.core.adapters import deepspeed, hf, launchers, writing
 from guardian.core.adapters import words as reading
 from guardian.core.adapters.launchers import Command
@@ -52,6 +54,8 @@ class Swift:
     spec: JobSpec
     command: Command
     config: reading.Pairs | None = ()
+    appended: Argv = ()
+    """What version 3 makes of the file behind --config."""
     tongue: Tongue = Tongue(())
     deepspeed: deepspeed.Overlaid | None = None
 
@@ -78,14 +82,16 @@ class Swift:
             # Otherwise every start makes a new folder v<N>-<time>, and the run's checkpoints lie scattered.
             further = (("output_dir", "output_dir", home), ("add_version", "add_version", "false"))
         words, edits = hf.go_on(words, checkpoint, further)
-        return (*self.command.head, *words.rest), edits
+        return ((*self.command.head, *words.rest), edits) if edits else (argv, ())
 
     def write(self, argv: Argv, settings: Settings) -> Written:
         """The command with other values of its knobs."""
-        return writing.write(self.command.head, self._words(argv), self.spec, settings, self.tongue, self.deepspeed)
+        new = writing.write(self.command.head, self._words(argv), self.spec, settings, self.tongue, self.deepspeed)
+        return new if new.edits else Written(argv, refused=new.refused)
 
     def _words(self, argv: Argv) -> Words:
-        return Words(argv[len(self.command.head) :], self.config)
+        rest = argv[len(self.command.head) :]
+        return Words(_expanded(rest, self.appended), self.config)
 
 
 def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Swift | None:
@@ -95,7 +101,11 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Sw
     if command is None:
         return None
     findings: list[Finding] = []
-    words = Words(command.rest, reading.config(command.rest, read_config, findings))
+    config = reading.config(command.rest, read_config, findings)
+    behind = commandline.value(command.rest, "config")
+    pairs = reading.read_pairs(behind, read_config, findings) if behind else ()
+    appended = tuple(token for name, values in pairs or () for token in (f"--{name}", *values))
+    words = Words(_expanded(command.rest, appended), None if pairs is None else config)
     asked = {**words.environment(), **command.environment(env)}
     world = _ranks(command, asked, read_config, findings)
     given = command.launcher not in ("direct", "python") or bool({"NPROC_PER_NODE", "NNODES"} & asked.keys())
@@ -114,7 +124,11 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Sw
         persistent_matters=False,
         dtype=("bf16", "fp16"),
     )
-    return Swift(spec, command, words.config, tongue, file)
+    return Swift(spec, command, words.config, appended, tongue, file)
+
+
+def _expanded(rest: Argv, appended: Argv) -> Argv:
+    return (*commandline.remove(rest, "config"), *appended) if appended and commandline.given(rest, "config") else rest
 
 
 def _behind_verb(command: Command, argv: Argv) -> Command | None:
