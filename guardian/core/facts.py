@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from guardian.core.run import Attempt, Run
 from guardian.core.units import shown
 from guardian.core.values import dataclass
-from guardian.core.windows import first_bad_step
+from guardian.core.windows import first_bad_step, runaway_step
 
 TEXT = "text"
 YES = "0 or 1"
@@ -66,6 +66,12 @@ FACTS = {
         "the numbers that the training logs",
         "while they are numbers",
     ),
+    "runaway_step": Fact(
+        "where the loss ran away (over five times its median) before it was no number; else the first bad step",
+        "steps",
+        "the numbers that the training logs",
+        "while they are numbers",
+    ),
     "gradient_checkpointing": Fact("whether activations are computed anew", YES, _COMPANION, _NO_COMPANION),
     "host_memory_mib": Fact("memory of the machine", "MiB", _HOST, "where /proc/meminfo cannot be read"),
     "longest_tokens": Fact(
@@ -115,6 +121,7 @@ def facts_of(run: Run, attempt: Attempt) -> dict[str, float | str]:
         "phase": attempt.phase,
         **_of_exception(attempt),
         "first_bad_step": _number(first_bad_step(attempt.logged)),
+        "runaway_step": _number(runaway_step(attempt.logged)),
         "earlier_bad_step": _earlier(run, attempt, "first_bad_step"),
     }
     if attempt.ended is not None:

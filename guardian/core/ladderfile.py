@@ -84,7 +84,11 @@ def _resume(table: Table, captured: Collection[str]) -> str:
         return "newest"
     value = table.text("resume")
     if not value.startswith(rungs.BEFORE):
-        return table.known("resume", value, (*rungs.RESUMES, f"{rungs.BEFORE}first_bad_step")) if value else ""
+        return (
+            table.known("resume", value, (*rungs.RESUMES, *(f"{rungs.BEFORE}{fact}" for fact in rungs.BEFORE_FACTS)))
+            if value
+            else ""
+        )
     name = value.removeprefix(rungs.BEFORE)
     numbers = {*captured, *(fact for fact, about in FACTS.items() if about.unit != TEXT)}
     if name not in numbers:

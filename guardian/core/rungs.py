@@ -18,6 +18,7 @@ UNTIL_FLOOR = "until-floor"
 OPERATORS = ("==", "!=", "<=", ">=", "<", ">")
 RESUMES = ("newest", "previous", "scratch")
 BEFORE = "before:"
+BEFORE_FACTS = ("first_bad_step", "runaway_step")
 COLLECTS = ("stacks",)
 LIMITS = ("nofile",)
 HARD = "hard"

@@ -18,6 +18,8 @@ SPIKE_FACTOR = 5.0
 SPIKE_BEFORE = 10
 """Logs before a spike without which nobody knows what is usual."""
 SPIKE_WINDOW = 50
+RUNAWAY_BEFORE = 3
+"""Logs that a loss must have behind it before anybody can say that it runs away."""
 LOOK_BACK = 1024
 """Logs that are looked at: a condition is asked again with every log of a long run."""
 
@@ -61,6 +63,24 @@ def first_bad_step(logged: Sequence[Logged]) -> int | None:
             break
         first = first if one.step is None else one.step
     return first
+
+
+def runaway_step(logged: Sequence[Logged]) -> int | None:
+    """Where the loss ran away on its way to no number; the first bad step itself where nothing announced it.
+
+    Walked back from the first bad step while the loss is over five times the median of all that went before.
+    """
+    bad = first_bad_step(logged)
+    if bad is None:
+        return None
+    begin = bad
+    points = [p for p in _points("loss", logged[-LOOK_BACK:]) if p.step is not None and p.step < bad]
+    losses = [p.loss for p in points if p.loss is not None]
+    for at in range(len(points) - 1, RUNAWAY_BEFORE - 1, -1):
+        if losses[at] <= SPIKE_FACTOR * statistics.median(losses[:at]):
+            break
+        begin = points[at].step or begin
+    return begin
 
 
 def _points(of: str, logged: Sequence[Logged]) -> list[Logged]:

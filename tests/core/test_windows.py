@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from guardian.core.events import Logged
 from guardian.core.trail import Trail
-from guardian.core.windows import LOOK_BACK, Series, find, first_bad_step
+from guardian.core.windows import LOOK_BACK, Series, find, first_bad_step, runaway_step
 
 NAN, INF = math.nan, math.inf
 
@@ -62,6 +62,7 @@ def test_a_loss_of_zero_beside_a_gradient_that_is_no_number_is_no_number():
     assert 20 == step(find(Series("loss", "nan", 2), hidden))
     assert 20 == first_bad_step(hidden)
     assert find(Series("loss", "nan"), logs(2.0, 0.0, norms=[1.0, 1e-5])) is None
+    assert find(Series("loss", "nan"), logs(2.0, 0.0, norms=[None, None])) is None
 
 
 @pytest.mark.parametrize(
@@ -150,3 +151,20 @@ def test_nan_holds_exactly_when_the_last_known_values_are_none(losses, times):
     bad = len(known) >= times and not any(math.isfinite(loss) for loss in known[-times:])
 
     assert bad == (find(Series("loss", "nan", times), logs(*losses)) is not None)
+
+
+def test_a_loss_that_runs_away_before_it_is_no_number_went_wrong_where_it_began():
+    """A checkpoint in the middle of a runaway is whole, finite and worthless."""
+    losses = [5.5, 4.8, 5.1, 4.9, 155.0, 1403.0, float("nan"), float("nan")]
+    logged = tuple(Logged(1, step, 24, loss, 1.0, 1e-3) for step, loss in enumerate(losses, 1))
+
+    assert (7, 5) == (first_bad_step(logged), runaway_step(logged))
+
+
+def test_without_a_runaway_the_first_bad_step_is_where_it_went_wrong():
+    """Rough is not away."""
+    losses = [5.5, 4.8, 9.7, 15.2, 13.9, float("nan"), float("nan")]
+    logged = tuple(Logged(1, step, 24, loss, 1.0, 1e-3) for step, loss in enumerate(losses, 1))
+
+    assert (6, 6) == (first_bad_step(logged), runaway_step(logged))
+    assert runaway_step(logged[:5]) is None

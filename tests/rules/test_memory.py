@@ -192,7 +192,7 @@ def test_nan_goes_back_before_its_first_step_with_a_lower_rate_and_then_a_tenth(
     rule = BY_ID["nan-loss"]
 
     assert "line" == rule.confirm
-    assert ["before:first_bad_step"] * 2 == [rung.resume for rung in rule.ladder[:2]]
+    assert ["before:runaway_step"] * 2 == [rung.resume for rung in rule.ladder[:2]]
     assert [Operation("lower-or-safe"), Operation("times", 0.1)] == [
         dict(r.set)["learning_rate"] for r in rule.ladder[:2]
     ]
