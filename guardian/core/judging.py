@@ -53,9 +53,8 @@ def captures(hit: Hit, own: Sequence[Hit]) -> tuple[tuple[str, float | str], ...
     at = hit.line.number or 0
     near = [one for one in own if at - LINES_BEFORE <= (one.line.number or 0) <= at + LINES_AFTER]
     told: dict[str, str] = {}
-    for one in sorted(near, key=lambda one: (one.offset != hit.offset, abs(one.offset - hit.offset))):
+    for one in sorted(near, key=lambda one: (one != hit, abs(one.offset - hit.offset))):
         told = dict(one.captures) | told
-    told |= dict(hit.captures)
     return tuple(sorted((name, value) for name, text in told.items() if (value := amount(name, text)) is not None))
 
 

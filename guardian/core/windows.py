@@ -7,7 +7,6 @@ A condition holds on the *latest* logs: what went bad and came back is history. 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 
 from guardian.core.events import Logged
@@ -139,14 +138,20 @@ def _spike(series: Series, points: list[Logged]) -> int | None:
     usual = [value for value in before if math.isfinite(value)]
     if len(usual) < SPIKE_BEFORE:
         return None
-    median = statistics.median(usual)
-    scatter = statistics.median(abs(value - median) for value in usual)
+    median = _median(usual)
+    scatter = _median([abs(value - median) for value in usual])
     limit = max(SPIKE_FACTOR * abs(median), median + 2 * SPIKE_FACTOR * scatter)
     begin = _trailing(points, lambda at: getattr(points[at], series.of) > limit)
     before_it = sorted(getattr(one, series.of) for one in points[:begin][-SPIKE_WINDOW:])
     # What one log in ten reaches anyway is noise, however far from the median.
     noise = begin is not None and getattr(points[begin], series.of) <= before_it[len(before_it) * 9 // 10]
     return None if noise else begin
+
+
+def _median(values: list[float]) -> float:
+    """Of some values; statistics.median would import decimals, fractions and random numbers into every start."""
+    ordered = sorted(values)
+    return (ordered[len(ordered) // 2] + ordered[(len(ordered) - 1) // 2]) / 2
 
 
 def _trailing(points: list[Logged], holds: Callable[[int], bool]) -> int | None:

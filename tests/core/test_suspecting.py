@@ -102,6 +102,7 @@ def test_what_is_captured_near_a_line_belongs_to_it():
     """Its own groups first, then the nearest line's; memory and time become numbers, what is no amount is left out."""
     first = hit("a", "x", 300, captures=(("asked_mib", "1.50 GiB"),))
     own = [
+        hit("a", "x", 300, pattern=3, captures=(("asked_mib", "7 GiB"),)),
         first,
         hit("a", "far", 90, pattern=1, captures=(("who", "far"),)),
         hit("a", "above", 140, pattern=1, captures=(("who", "above"), ("asked_mib", "9 GiB"))),
@@ -110,7 +111,7 @@ def test_what_is_captured_near_a_line_belongs_to_it():
     ]
 
     assert (("asked_mib", 1536.0), ("waited_s", 120.0), ("who", "near")) == captures(first, own)
-    assert (("asked_mib", 1536.0), ("who", "above")) == captures(first, [own[0], own[1], own[2]])
+    assert (("asked_mib", 1536.0), ("who", "above")) == captures(first, own[:4])
 
 
 def test_rules_that_hold_come_in_the_order_of_their_lines():
