@@ -83,13 +83,18 @@ def test_no_workers_take_the_prefetch_with_them():
     assert Edit("prefetch", "8", None, "preserving") in new.edits
 
 
-@pytest.mark.parametrize("given, settings", [("", {"prefetch": 1}), ("4", {"workers": 0, "prefetch": 1})])
-def test_a_prefetch_without_workers_is_refused(given, settings):
+def test_a_prefetch_without_workers_is_refused():
     """It would end the job before its first step."""
-    new = write("sft --model m" + (f" --dataloader_num_workers {given}" if given else ""), settings)
+    new = write("sft --model m", {"prefetch": 1})
 
-    assert ["prefetch"] == [knob for knob, _ in new.refused]
-    assert not commandline.given(new.argv, "dataloader_prefetch_factor")
+    assert (words("sft --model m"), ["prefetch"]) == (new.argv, [knob for knob, _ in new.refused])
+
+
+def test_a_prefetch_that_was_meant_for_workers_goes_with_them():
+    """A rung asks for both: half the workers, which may be none, and little loaded ahead."""
+    new = write("sft --model m --dataloader_num_workers 1", {"workers": 0, "prefetch": 1})
+
+    assert (words("sft --model m --dataloader_num_workers 0"), ()) == (new.argv, new.refused)
 
 
 def test_no_workers_are_refused_where_a_file_sets_the_prefetch():

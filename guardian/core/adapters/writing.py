@@ -126,7 +126,8 @@ class _Editing:
             self.refused.append(("workers", f"the configuration file sets {prefetch}, which no workers exclude"))
             del wanted["workers"]
         if "prefetch" in wanted and not self._workers(wanted):
-            self.refused.append(("prefetch", "there are no loader workers that could load ahead"))
+            if "workers" not in wanted:  # else it was meant for workers that are now taken away
+                self.refused.append(("prefetch", "there are no loader workers that could load ahead"))
             del wanted["prefetch"]
         return wanted
 
