@@ -76,7 +76,7 @@ def runaway_step(logged: Sequence[Logged]) -> int | None:
     points = [p for p in _points("loss", logged[-LOOK_BACK:]) if p.step is not None and p.step < bad]
     losses = [p.loss for p in points if p.loss is not None]
     for at in range(len(points) - 1, RUNAWAY_BEFORE - 1, -1):
-        if losses[at] <= SPIKE_FACTOR * statistics.median(losses[:at]):
+        if losses[at] <= SPIKE_FACTOR * _median(losses[:at]):
             break
         begin = points[at].step or begin
     return begin
