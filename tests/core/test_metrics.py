@@ -107,3 +107,34 @@ def test_only_a_log_of_a_step_is_progress():
     assert metrics.progress(b"\rTrain: 1%|| 1/9 [00:00<?]\r{'loss': '6.0'}")
     assert not metrics.progress(b"Train: 1%|| 1/9 [00:00<00:01]")
     assert not metrics.progress(b"{'train_runtime': '2', 'train_loss': '6'}")
+
+
+@pytest.mark.parametrize(
+    "line, read",
+    [
+        (
+            b" iteration   17060/  159576 | learning rate: 5.948E-05 | lm loss: 2.665295E+00 | loss scale: 1024.0 | grad norm: 4.5 |",
+            Numbers(17060, 159576, 2.665295, 4.5, 5.948e-05),
+        ),
+        (b"iter 590: loss 2.1642 BPC, time 60.24ms, mfu 6.55%", Numbers(590, None, 2.1642)),
+        (b"step 5000: train loss 0.8948, val loss 2.4492", Numbers(5000, None, 0.8948)),
+    ],
+)
+def test_a_training_loops_own_line_gives_its_step_and_its_loss(line, read):
+    """Megatron's and many a script's: they prove that the training goes on."""
+    assert (read,) == metrics.read(line)
+    assert metrics.progress(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"wandb: step 3 loss 2.0",
+        b"Best loss: 21.8",
+        b" iteration        1/    1000 | loss scale: 4294967296.0 | number of skipped iterations:   1 |",
+        b"step 3: loss nan",
+    ],
+)
+def test_a_summary_a_scale_and_what_is_no_number_are_no_progress(line):
+    """They say nothing of a step that was made."""
+    assert not metrics.progress(line)

@@ -56,7 +56,7 @@ def test_without_its_exit_code_a_log_is_not_taken_for_another_failure(name):
     [
         ("fault_h_bad_model_hf", "startup", None),
         ("fault_j_optimizer_truncated", "startup", None),
-        ("fault_d_gloo_timeout", "first_steps", None),
+        ("fault_d_gloo_timeout", "first_steps", 1),
         ("sig_term_cli", "training", 129),
         ("fault_f_disk_full", "saving", None),
         ("swift_full_killed_step7", "first_steps", 7),
