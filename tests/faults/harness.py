@@ -71,6 +71,9 @@ class Guardian(subprocess.Popen):
 class Guarded:
     """One run of guardian in a folder of its own."""
 
+    around = ()
+    """Words before guardian's own wherever it supervises, and only there: limits that it and its job live under."""
+
     def __init__(self, folder: Path, *command: str, name="r1", options=(), env=None):
         self.folder = folder
         self.name = name
@@ -87,7 +90,7 @@ class Guarded:
             guardian_command = ("run", "--name", self.name, *self.options, "--", *self.command)
         with self.screen.open("ab") as out:
             self.process = Guardian(
-                [*WRAPPER, sys.executable, "-m", "guardian", *guardian_command],
+                [*WRAPPER, *self.around, sys.executable, "-m", "guardian", *guardian_command],
                 cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             )  # fmt: skip
         return self

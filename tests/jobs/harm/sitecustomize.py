@@ -51,6 +51,8 @@ def harm(trainer_class):
         double_batches(trainer_class)
     if "let the old batch come back" in names:
         del trainer_class._inner_training_loop  # which keeps transformers 4 from taking it out of the checkpoint
+    if "show the rows" in names:
+        show_rows(trainer_class)
     in_the_middle_of_steps(trainer_class, todo)
 
 
@@ -86,6 +88,19 @@ def double_batches(trainer_class):
         return original(self, model, {name: value.repeat(2, 1) for name, value in inputs.items()}, *rest)
 
     trainer_class.training_step = doubled
+
+
+def show_rows(trainer_class):
+    """Print the answers of each micro-batch, as jobs do to show what they train on."""
+    original = trainer_class.training_step
+
+    def shown(self, model, inputs, *rest):
+        for place, labels in enumerate(inputs["labels"]):
+            answer = inputs["input_ids"][place][labels >= 0]
+            print(self.processing_class.decode(answer, skip_special_tokens=True), flush=True)
+        return original(self, model, inputs, *rest)
+
+    trainer_class.training_step = shown
 
 
 def in_the_middle_of_steps(trainer_class, todo):

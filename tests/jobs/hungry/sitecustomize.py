@@ -14,6 +14,7 @@ JSON object:
     worker_mib    what each data loader process takes beside; it is the first that the kernel kills
     worker_shm_mib  what each data loader process keeps in /dev/shm, as a file that is mapped: beyond what is there the
                   kernel ends it with SIGBUS
+    from_batch    it takes that from its n-th batch on; the first are long through the model by then
 
 The layers hold it as they hold activations: recomputing them (gradient checkpointing) saves all but one layer's. An
 evaluation holds nothing from layer to layer: there each takes the whole and gives it back.
@@ -53,7 +54,7 @@ class Finder:
 def feed(trainer_class, wanted):
     original = trainer_class.__init__
 
-    of_workers = {name: wanted.pop(name, 0) for name in ("worker_mib", "worker_shm_mib")}
+    of_workers = {name: wanted.pop(name, 0) for name in ("worker_mib", "worker_shm_mib", "from_batch")}
     if wanted.pop("caught", False):
         catch(trainer_class)
 
@@ -86,19 +87,22 @@ def catch(trainer_class):
 
 
 class Pantry:
-    """A collator whose data loader processes have filled their shelves before the first batch."""
+    """A collator whose data loader processes fill their shelves."""
 
-    def __init__(self, collate, worker_mib, worker_shm_mib):
+    def __init__(self, collate, worker_mib, worker_shm_mib, from_batch):
         self.collate, self.worker_mib, self.worker_shm_mib = collate, worker_mib, worker_shm_mib
+        self.from_batch = from_batch
+        self.batches = 0
         self.shelves = None
 
     def __call__(self, rows):
         from torch.utils.data import get_worker_info
 
-        if self.shelves is None and get_worker_info() is not None:
+        self.batches += 1
+        if self.shelves is None and self.batches >= self.from_batch and get_worker_info() is not None:
             with open("/proc/self/oom_score_adj", "w") as file:
                 file.write("1000")
-            self.shelves = [bytearray(b"1") * (self.worker_mib * MIB), self.in_shared_memory()]
+            self.shelves = [bytearray(b"1") * int(self.worker_mib * MIB), self.in_shared_memory()]
         return self.collate(rows)
 
     def in_shared_memory(self):
@@ -110,7 +114,7 @@ class Pantry:
         path = f"/dev/shm/pantry-{os.getpid()}"
         with open(path, "wb+") as file:
             os.unlink(path)
-            file.truncate(self.worker_shm_mib * MIB)
+            file.truncate(int(self.worker_shm_mib * MIB))
             shelf = mmap.mmap(file.fileno(), 0)
         shelf[:] = b"1" * len(shelf)
         return shelf
