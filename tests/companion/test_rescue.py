@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.companion.launching import plan, run
+from tests.interpreters import PYTHON_4, needs_transformers_4
 
 STEPS = 12
 FALL = {"fault_after": 7, "caught": True}
@@ -168,32 +169,49 @@ def test_no_trouble_of_the_companion_was_told(fallen, resumed):
     assert [] == [line for line in [*fallen.heartbeat(), *resumed.heartbeat()] if line["ev"] == "error"]
 
 
+def fallen_pair(folder, ranks, **more):
+    """Two ranks of which some fail in the second micro-batch of step 8; and the checkpoint that should be there."""
+    falling = {"fault": "allocator", "fault_after": 7, "place": 1, "ranks": ranks, "dropout": 0.2}
+    failed = run(folder, [plan("fallen", folder, (4, 2), STEPS, arguments=GLOO, **falling)], spec=SPEC, ranks=2, **more)
+    return failed, folder / "fallen" / "checkpoint-7"
+
+
+def saved_by_a_pair(failed, rescued, ranks):
+    """True if it is whole, alone, and told by a rank that failed."""
+    files = {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors", "optimizer.pt", "scheduler.pt"}
+    assert (1, 1) == failed.codes
+    assert ["checkpoint-7"] == [path.name for path in rescued.parent.iterdir()]
+    assert files <= {path.name for path in rescued.iterdir()}
+    assert 7 == json.loads((rescued / "trainer_state.json").read_text())["global_step"]
+    return str(rescued) in [what_came_of_it(failed, "fallen", rank)[1] for rank in ranks]
+
+
 @pytest.fixture(scope="module")
-def pair_undisturbed(tmp_path_factory, python):
+def pair_undisturbed(tmp_path_factory):
     """Two ranks that nothing happens to."""
     folder = tmp_path_factory.mktemp("pair_undisturbed")
-    noisy = plan("noisy", folder, (4, 2), STEPS, arguments=GLOO, dropout=0.2)
-    return run(folder, [noisy], spec=SPEC, ranks=2, python=python)
+    return run(folder, [plan("noisy", folder, (4, 2), STEPS, arguments=GLOO, dropout=0.2)], spec=SPEC, ranks=2)
 
 
 @pytest.mark.parametrize("ranks", [[1], [0, 1]], ids=["one fails", "both fail"])
-def test_a_rank_that_failed_writes_what_all_ranks_go_on_from(tmp_path, pair_undisturbed, python, ranks):
+def test_a_rank_that_failed_writes_what_all_ranks_go_on_from(tmp_path, pair_undisturbed, ranks):
     """Rank 1 has the weights too; rank 0 hands over its random numbers while it waits for the gradients."""
-    falling = {"fault": "allocator", "fault_after": 7, "place": 1, "ranks": ranks}
-    failed = run(tmp_path, [plan("fallen", tmp_path, (4, 2), STEPS, arguments=GLOO, dropout=0.2, **falling)],
-                 spec=SPEC, ranks=2, python=python)  # fmt: skip
-    rescued = tmp_path / "fallen" / "checkpoint-7"
+    failed, rescued = fallen_pair(tmp_path, ranks)
     (tmp_path / "on").mkdir()
     on = plan("on", tmp_path / "on", (4, 2), STEPS, arguments=GLOO, dropout=0.2, resume=str(rescued))
-    went_on = run(tmp_path / "on", [on], spec=SPEC, ranks=2, python=python)
+    went_on = run(tmp_path / "on", [on], spec=SPEC, ranks=2)
 
-    assert (1, 1) == failed.codes
-    assert ["checkpoint-7"] == [path.name for path in rescued.parent.iterdir()]
-    assert str(rescued) in [what_came_of_it(failed, "fallen", rank)[1] for rank in ranks]
-    if ranks == [1]:
-        assert "can be trusted" in what_came_of_it(failed, "fallen", 0)[2]
-    assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors"} <= {path.name for path in rescued.iterdir()}
-    assert 7 == json.loads((rescued / "trainer_state.json").read_text())["global_step"]
+    assert saved_by_a_pair(failed, rescued, ranks)
     for rank in (0, 1):
         assert after(7, pair_undisturbed.steps("noisy", "fp", rank)) == went_on.steps("on", "fp", rank)
-        assert after(7, losses(pair_undisturbed, "noisy", rank)) == pytest.approx(losses(went_on, "on", rank), rel=1e-6)
+        whole = after(7, losses(pair_undisturbed, "noisy", rank))
+        assert whole == pytest.approx(losses(went_on, "on", rank), rel=1e-6)
+
+
+@needs_transformers_4
+def test_a_rank_that_failed_writes_under_transformers_4(tmp_path):
+    """Which cannot resume two ranks on a CPU, from any checkpoint: it asks torch for a device "cpu:0"."""
+    failed, rescued = fallen_pair(tmp_path, [1], python=PYTHON_4)
+
+    assert saved_by_a_pair(failed, rescued, [1])
+    assert "can be trusted" in what_came_of_it(failed, "fallen", 0)[2]
