@@ -78,7 +78,7 @@ class Patient:
     @property
     def now(self) -> Mapping[str, Value]:
         """The knobs as they are: what the job itself said, else what guardian set, else what the command means."""
-        return present(self.attempt, self.adapter)
+        return asked_for(self.run, present(self.attempt, self.adapter))
 
 
 def present(attempt: Attempt, adapter: Adapter | None) -> dict[str, Value]:
@@ -93,6 +93,19 @@ def present(attempt: Attempt, adapter: Adapter | None) -> dict[str, Value]:
         told["world_size"] = hello.data_parallel
         known |= {name: value for name, value in told.items() if value is not None}
     return known
+
+
+def asked_for(run: Run, now: Mapping[str, Value]) -> Mapping[str, Value]:
+    """The knobs with the accumulation that makes the effective batch which the run began with.
+
+    What an attempt ran with may be another (a checkpoint that brought its own batch): that is not what is to be kept.
+    """
+    rows = next((a.hello.effective_batch for a in run.attempts if a.hello), None)
+    device_batch, ranks = now.get("device_batch"), now.get("world_size")
+    if not (isinstance(rows, int) and isinstance(device_batch, int) and isinstance(ranks, int)):
+        return now
+    at_once = device_batch * ranks
+    return {**now, "accumulation": rows // at_once} if at_once > 0 and rows % at_once == 0 else now
 
 
 def remedy(rule: Rule, cause: Cause, patient: Patient) -> Remedy | Exhausted:

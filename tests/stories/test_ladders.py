@@ -99,6 +99,14 @@ def test_the_halving_goes_on_until_one_and_then_the_next_rung_comes():
     assert ("device_batch halved: device_batch is at its floor of 1",) == plan.skipped
 
 
+def test_a_batch_that_the_job_brought_back_is_not_the_one_to_keep():
+    """Eight rows ran where four were set: the split is made anew from the sixteen rows that were asked for."""
+    plan = planned(first(), fails())
+    again = planned(first(), fails(), plan, ev.Launched(0, 1, 1), tell.hello(split=(8, 4)), tell.steps(26, 30), fails())
+
+    assert ("4", "4") == (value(again, "per_device_train_batch_size"), value(again, "gradient_accumulation_steps"))
+
+
 def test_at_the_floor_it_gives_up_with_what_is_missing():
     """Exit 1, with need and size."""
     facts = (("asked_mib", 512.0), ("device_batch", 1.0))
