@@ -31,6 +31,12 @@ FACTORY = {
     "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 0.001, "report_to": "none",
     "bf16": False, "fp16": False, "overwrite_cache": True, "use_cpu": True, "max_steps": 8,
 }  # fmt: skip
+TRL = (
+    "--model_name_or_path", "tiny/model", "--dataset_name", "rows", "--output_dir", "out", "--use_cpu", "true",
+    "--max_steps", "8", "--save_steps", "3", "--per_device_train_batch_size", "2", "--logging_steps", "1",
+    "--bf16", "false", "--report_to", "none", "--gradient_checkpointing", "false", "--max_length", "64",
+    "--learning_rate", "1e-3",
+)  # fmt: skip
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "USE_HF": "1"}
 
 
@@ -83,6 +89,33 @@ def test_a_plain_script_is_killed_and_goes_on(supervised, launcher):
     finished_again(guarded, from_step=3, steps=10, rows=8 if len(launcher) > 1 else 4)
     assert "transformers" == guarded.events(ev.RunCreated)[0].family
     assert ["resume_from"] == [edit.knob for edit in guarded.events(ev.Planned)[1].edits]
+
+
+@pytest.mark.long
+def test_a_script_under_accelerate_is_killed_and_goes_on(supervised):
+    """Its launcher's options are not the script's."""
+    accelerate = str(Path(sys.executable).parent / "accelerate")
+    guarded = supervised(accelerate, "launch", "--num_processes", "1", "--cpu", *SCRIPT)
+
+    finished_again(guarded, from_step=3, steps=10, rows=4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", ["trl sft --num_processes 1", "torchrun --standalone --nproc_per_node 2 {sft}"])
+def test_trl_is_killed_and_goes_on(supervised, tmp_path, start):
+    """Its own command, and its script under torchrun."""
+    python = tiny("trl", tmp_path)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "tiny/messages.jsonl").rename(tmp_path / "rows/train.jsonl")
+    (sft,) = python.parent.parent.glob("lib/python3*/site-packages/trl/scripts/sft.py")
+    own = start.startswith("trl")
+    guarded = supervised(
+        *start.format(sft=sft).split(), *TRL, *(() if own else GLOO),
+        env=harm(python, do="kill", step=6, rank=0 if own else 1),
+    )  # fmt: skip
+
+    finished_again(guarded, from_step=3, steps=8, rows=2 if own else 4)
+    assert ("trl" if own else "transformers") == guarded.events(ev.RunCreated)[0].family
 
 
 @pytest.mark.long

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from guardian.core.adapters import embedded, llamafactory, megatron, scripts, swift
+from guardian.core.adapters.about import About
 from guardian.core.adapters.writing import OVERLAYS, Settings, Written
 from guardian.core.events import Edit
 from guardian.core.job import JobSpec, ReadConfig
 
-__all__ = ["OVERLAYS", "Adapter", "Settings", "Written", "recognise"]
+__all__ = ["ABOUT", "OVERLAYS", "Adapter", "Settings", "Written", "recognise"]
 
 Argv = tuple[str, ...]
 
@@ -59,6 +60,15 @@ FAMILIES: tuple[Recognise, ...] = (
     scripts.recognise,
 )
 """Those that know a program by its name come before the one that knows it by its arguments."""
+
+ABOUT: tuple[About, ...] = (
+    embedded.ABOUT,
+    swift.ABOUT,
+    megatron.ABOUT,
+    llamafactory.ABOUT,
+    scripts.ABOUT,
+    scripts.ABOUT_TRL,
+)
 
 
 def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Adapter | None:

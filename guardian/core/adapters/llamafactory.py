@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from guardian.core.adapters import deepspeed, hf, launchers, writing
 from guardian.core.adapters import words as reading
+from guardian.core.adapters.about import About
 from guardian.core.adapters.launchers import Command
 from guardian.core.adapters.words import Words
 from guardian.core.adapters.writing import WRITTEN, Settings, Tongue, Written
@@ -29,6 +30,17 @@ TIED = {
     "rm": "a reward model's loss pairs the rows of a batch; whether it is the same in other splits is not measured",
 }
 """Stages whose batch is not touched."""
+
+ABOUT = About(
+    title="LLaMA-Factory",
+    example="llamafactory-cli train --stage sft --output_dir out",
+    started="`llamafactory-cli train x.yaml key=value ...`, or flags and no file; `lmf`; `FORCE_TORCHRUN=1`.",
+    fills_in="As transformers, but activations are recomputed unless `disable_gradient_checkpointing`.",
+    resumes="The checkpoint; a path that is given overrules its own search for the newest.",
+    proved=("0.9.5 with transformers 5.6: LoRA, one process and two gloo ranks",),
+    dry=("flags without a file, several nodes, `dpo`, `kto`, `pt`",),
+    refused=("device batch and accumulation of PPO and of reward models",),
+)
 
 
 @dataclass(frozen=True, slots=True)

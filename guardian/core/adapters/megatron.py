@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from guardian.core.adapters import hf, launchers, writing
 from guardian.core.adapters import words as reading
+from guardian.core.adapters.about import About
 from guardian.core.adapters.launchers import Command
 from guardian.core.adapters.words import Words
 from guardian.core.adapters.writing import Settings, Tongue, Written
@@ -44,6 +45,16 @@ FOREIGN = ("per_device_train_batch_size", "gradient_accumulation_steps", "tensor
 """Names of other frameworks' that people write here."""
 GLOBAL_BATCH = 16
 DEFAULTS: dict[str, Value] = {"device_batch": 1, "workers": 4, "save_steps": 500}
+
+ABOUT = About(
+    title="Megatron-SWIFT",
+    example="megatron sft --model m --tuner_type lora --output_dir out",
+    started="`megatron sft`, `megatron pt`, `megatron rlhf`, versions 3 and 4 told apart by the names they use.",
+    fills_in="Accumulation follows from `global_batch_size` (16), the micro batch (1) and the ranks that read rows.",
+    resumes="`--mcore_model` or `--mcore_adapter` with `--finetune false` (4); `--load` or `--adapter_load` (3).",
+    dry=("everything: read from the sources of 3.12.6 and 4.6.0; its checkpoints are not inspected",),
+    refused=("flags of a version that the command does not show",),
+)
 
 
 @dataclass(frozen=True, slots=True)

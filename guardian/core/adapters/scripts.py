@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from guardian.core.adapters import deepspeed, hf, launchers, writing
 from guardian.core.adapters import words as reading
+from guardian.core.adapters.about import About
 from guardian.core.adapters.launchers import Command
 from guardian.core.adapters.words import Words
 from guardian.core.adapters.writing import WRITTEN, Settings, Tongue, Written
@@ -33,6 +34,35 @@ TRL_DEFAULTS: dict[str, Value] = {"learning_rate": None, "gradient_checkpointing
 """Those of TRL's own that differ by version and by verb: unknown here, told by the job itself."""
 LENGTHS = ("max_seq_length", "max_length", "model_max_length", "block_size", "cutoff_len")
 PRECISIONS = (("bf16", "bfloat16"), ("fp16", "float16"))
+
+ABOUT = About(
+    title="Scripts with TrainingArguments",
+    example="torchrun train.py --output_dir out --per_device_train_batch_size 8 --gradient_accumulation_steps 2",
+    started=(
+        "By `python`, `python -m`, `torchrun`, `accelerate launch`, `deepspeed`, behind `env`, `conda run`, `uv run`; "
+        "known by arguments that only TrainingArguments has; one JSON file alone, or `--config` with a file."
+    ),
+    fills_in="TrainingArguments' own defaults; a script with others is believed once it runs.",
+    resumes="`--resume_from_checkpoint`, which the script must hand to `train()`, as transformers' examples do.",
+    proved=(
+        "transformers 5.19: `python`, `torchrun` with two gloo ranks, `accelerate launch` with one process",
+        "TRL 0.29's `sft.py` under `torchrun` with two gloo ranks",
+    ),
+    dry=("`deepspeed`, several nodes, FSDP, Transformers 4",),
+    refused=(
+        "the batch under `auto_find_batch_size`, which sets it by itself",
+        "a warm-up share or a length that the command does not name: the script may not know it",
+    ),
+)
+ABOUT_TRL = About(
+    title="TRL's command",
+    example="trl sft --per_device_train_batch_size 2 --gradient_accumulation_steps 8 --num_processes 2",
+    started="`trl sft`, `dpo`, `kto`, `reward`, `grpo`, `rloo`, with `--config` or flags.",
+    fills_in="What is TRL's own differs by version and method: unknown until the job tells it.",
+    resumes="`--resume_from_checkpoint`.",
+    proved=("0.29.1 with transformers 5.19: `trl sft`, one process",),
+    dry=("several processes, the other methods",),
+)
 
 
 @dataclass(frozen=True, slots=True)

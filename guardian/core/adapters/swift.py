@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from guardian.core import commandline
 from guardian.core.adapters import deepspeed, hf, launchers, writing
 from guardian.core.adapters import words as reading
+from guardian.core.adapters.about import About
 from guardian.core.adapters.launchers import Command
 from guardian.core.adapters.words import Words
 from guardian.core.adapters.writing import WRITTEN, Settings, Tongue, Written
@@ -45,6 +46,26 @@ SHARING = ("sequence_parallel_size", "deepspeed_autotp_size")
 """Ranks that work on the same rows."""
 ROLLED_OUT = frozenset({"grpo", "ppo", "gkd"})
 """Methods that generate their rows: the batch is tied to how many are generated for each prompt."""
+
+ABOUT = About(
+    title="ms-swift",
+    example="swift sft --model m --dataset d",
+    started=(
+        "`swift sft`, `swift pt`, `swift rlhf`, with `NAME=value` in front; a file first (version 4) or behind "
+        "`--config` (version 3); `swift/cli/sft.py` under a launcher of yours."
+    ),
+    fills_in=(
+        "Accumulation: `max(1, ceil(16 / batch / ranks))`, which is written out once the device batch is changed. "
+        "Ranks that share rows (`sequence_parallel_size`) count once."
+    ),
+    resumes="The checkpoint, the versioned folder that the job named, and no new version of it (`add_version`).",
+    proved=(
+        "4.6.0 with transformers 5.19: LoRA on two gloo ranks, full on one process",
+        "3.12.6 with transformers 4.57: LoRA on two gloo ranks, full on one process",
+    ),
+    dry=("`swift pt`, `swift rlhf`, sequence parallelism, DeepSpeed presets, several nodes",),
+    refused=("device batch and accumulation of GRPO, PPO and GKD, which are tied to the answers generated per prompt",),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,82 @@
+"""docs/frameworks.md, made of the adapters: `python -m tests.docs.frameworks_page` writes it."""
+
+from pathlib import Path
+
+from guardian.core import adapters
+from guardian.core.job import KNOBS, SETTABLE
+
+PAGE = Path(__file__).parents[2] / "docs" / "frameworks.md"
+SAMPLES = {
+    "device_batch": 1, "accumulation": 2, "workers": 3, "prefetch": 3, "pin_memory": False, "eval_batch": 3,
+    "gradient_checkpointing": None, "learning_rate": 1e-7, "warmup_ratio": 0.3, "max_length": 7, "dtype": "float16",
+    "save_total_limit": 9, "ddp_find_unused_parameters": True, "ddp_timeout": 7,
+}  # fmt: skip
+HEAD = """# Frameworks
+
+What guardian understands of the command behind `guardian run --`, per family. It reads the settings with what the
+framework fills in, changes those that a remedy needs, and resumes; what stands in front of the program (variables,
+`conda run`, launchers) is skipped and never edited. A command of no family is started, explained and restarted as it is.
+
+*Proved*: a real run was killed, went on, and its certificate said *proved*. *Dry run*: read from the framework's sources
+or parsed by its real parser; no run here has shown it. *Refused*: guardian does not do it, and says why.
+
+This page is made from the adapters; a test compares it with them.
+"""
+
+
+def page():
+    """The whole text."""
+    return "\n".join([HEAD, *(_section(about) for about in adapters.ABOUT)])
+
+
+def _section(about):
+    argv = tuple(about.example.split())
+    made = adapters.recognise(argv, {}, _no_file)
+    known = [knob for knob in KNOBS if made.spec.knob(knob) is not None]
+    after, edits = made.resume(argv, "/w/other/checkpoint-5", "/w/other")
+    lines = [
+        f"## {about.title}",
+        "",
+        about.started,
+        "",
+        f"- Read of `{about.example}`: {', '.join(_told(made.spec, knob) for knob in known)}.",
+        f"- Effective batch of that: {made.spec.effective_batch}.",
+        f"- Filled in: {about.fills_in}",
+        f"- Can be changed: {', '.join(f'`{knob}`' for knob in sorted(_writable(made, argv)))}.",
+        f"- Resume: {about.resumes} Changes {', '.join(f'`{edit.knob}`' for edit in edits)}.",
+    ]
+    lines += [f"- **Proved**: {one}." for one in about.proved]
+    lines += [f"- **Dry run**: {one}." for one in about.dry]
+    lines += [f"- **Refused**: {one}." for one in about.refused]
+    assert after != argv, about.title
+    return "\n".join([*lines, ""])
+
+
+def _told(spec, knob):
+    return f"`{knob}` {spec.knob(knob)}" + (" (filled in)" if knob in spec.implicit else "")
+
+
+def _writable(made, argv):
+    """The knobs that end up in the command when each is asked for by itself, beside loader workers to load ahead."""
+    assert SAMPLES.keys() == SETTABLE
+    flipped = {"gradient_checkpointing": not made.spec.knob("gradient_checkpointing")}
+    for knob, value in (SAMPLES | flipped).items():
+        asked = {knob: value} | ({"workers": 2} if knob == "prefetch" else {})
+        if knob in ("device_batch", "accumulation"):
+            asked = {"device_batch": 1, "accumulation": _rows(made.spec)}
+        if knob in {edit.knob for edit in made.write(argv, asked).edits} or (
+            knob == "device_batch" and knob not in dict(made.write(argv, asked).refused)
+        ):
+            yield knob
+
+
+def _rows(spec):
+    return (spec.knob("device_batch") or 1) * (spec.knob("accumulation") or 1)
+
+
+def _no_file(path):
+    raise AssertionError(path)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
