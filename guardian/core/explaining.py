@@ -19,6 +19,7 @@ from guardian.core.units import shown
 from guardian.core.values import dataclass
 
 HEALTHY = "healthy"
+LAST_LINES = 3
 TAIL_JUDGED = 40
 """As many last lines as are kept of a living job's end."""
 OF_PHASE = {"evaluation": "eval", "saving": "save", "training": "train", "first_steps": "train"}
@@ -74,7 +75,7 @@ def judge(rules: tuple[Rule, ...], log: Log, before: tuple[str, ...] | None = No
     if cause is not None and cause.id == "unknown" and log.code is None and cause.rule is None:
         texts = _texts(log)
         works = went_on or (signs.alive(texts) and not signs.trouble(texts[-signs.LAST_LINES :]))
-        return None if works else cause
+        return None if works else _told_nothing(log, cause)
     return cause
 
 
@@ -105,6 +106,13 @@ def explain(rules: tuple[Rule, ...], log: Log, cause: ev.Cause | None, before: t
         blind=cause.blind,
         actions=_actions(cause, rule),
     )
+
+
+def _told_nothing(log: Log, cause: ev.Cause) -> ev.Cause:
+    """Unknown, said of a log and not of a run."""
+    said = [line for line in log.tail if line.text.strip()]
+    title = "It names no failure that is known, and shows no work" if said else "It is empty"
+    return replace(cause, variant=None, title=title, evidence=tuple(reversed(said[-LAST_LINES:])))
 
 
 def _line_of(rules: tuple[Rule, ...], log: Log, cause: ev.Cause) -> tuple[ev.Line, ...]:
