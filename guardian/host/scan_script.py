@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-if __name__ == "__main__":
-    sys.path.pop(0)  # this file's folder: its neighbours are no modules of the job
-
-import torch
+    import torch
 
 PIECE = 1 << 24
 """Numbers at once, so that the masks of what is finite stay small."""
@@ -27,6 +24,8 @@ PIECE = 1 << 24
 
 def main() -> None:
     """A line of JSON per file."""
+    import torch  # noqa: PLC0415 - only where this is run, and after this file's folder has left sys.path
+
     for path in json.load(sys.stdin)["files"]:
         said = {"file": path, "tainted": None, "unreadable": None}
         try:
@@ -46,26 +45,30 @@ def tainted(content: object) -> str | None:
     """Where the first number that is none lies."""
     found = infinite = None
     for name, tensor in tensors(content, ""):
-        for piece in torch.split(tensor.detach().reshape(-1), PIECE):
-            if bool(torch.isnan(piece).any()):
+        flat = tensor.detach().reshape(-1)
+        for at in range(0, flat.numel(), PIECE):
+            piece = flat[at : at + PIECE]
+            if bool(piece.isnan().any()):
                 found = found or "NaN in " + name
-            elif "mask" not in name and bool(torch.isinf(piece).any()):
+            elif "mask" not in name and bool(piece.isinf().any()):
                 infinite = infinite or "infinite numbers in " + name
     return found or infinite
 
 
 def tensors(content: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) for each tensor of floating-point numbers, however deep."""
-    if isinstance(content, torch.Tensor):
-        if content.is_floating_point() or content.is_complex():
-            yield name, content
-    elif isinstance(content, dict):
+    if isinstance(content, dict):
         for key, value in content.items():
             yield from tensors(value, f"{name}.{key}" if name else str(key))
     elif isinstance(content, (list, tuple)):
         for place, value in enumerate(content):
             yield from tensors(value, f"{name}.{place}" if name else str(place))
+    elif type(content).__module__.startswith("torch") and hasattr(content, "is_floating_point"):
+        tensor = cast("torch.Tensor", content)
+        if tensor.is_floating_point() or tensor.is_complex():
+            yield name, tensor
 
 
 if __name__ == "__main__":
+    sys.path.pop(0)  # this file's folder: its neighbours are no modules of the job
     main()

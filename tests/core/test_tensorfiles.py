@@ -54,6 +54,15 @@ def test_a_header_that_contradicts_itself_is_damage(entries):
         tensors_of(header(entries, bytes(4)), len(header(entries, bytes(4))))
 
 
+@pytest.mark.parametrize("more", [-1, 1, 4096])
+def test_a_file_shorter_or_longer_than_its_header_says_is_damage(more):
+    """Both lengths are told."""
+    whole = header(TWO, bytes(12))
+
+    with pytest.raises(Broken, match=f"has {len(whole) + more} bytes where its header promises {len(whole)}"):
+        tensors_of(whole, len(whole) + more)
+
+
 @given(st.data())
 def test_no_bytes_raise_anything_but_broken(data):
     """A header altered anywhere, or cut off."""
