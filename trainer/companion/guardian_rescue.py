@@ -103,12 +103,13 @@ class Rescue:
 
     def save(self, trainer):
         """The checkpoint's path."""
-        final = os.path.join(trainer._get_output_dir(trial=None), f"checkpoint-{self.snapshot.step}")  # noqa: SLF001
+        folder = os.path.abspath(trainer._get_output_dir(trial=None))  # noqa: SLF001 - a search would have another one
+        final = os.path.join(folder, f"checkpoint-{self.snapshot.step}")
         if os.path.lexists(final):
             whole = os.path.exists(os.path.join(final, STATE_FILE))
             raise FileExistsError(f"{final} is there already{'' if whole else ', and not complete'}")
-        staged = os.path.join(os.path.dirname(final), STAGED + os.path.basename(final))
-        os.makedirs(os.path.dirname(final), exist_ok=True)
+        staged = os.path.join(folder, STAGED + os.path.basename(final))
+        os.makedirs(folder, exist_ok=True)
         try:
             os.mkdir(staged)
         except FileExistsError:
@@ -118,7 +119,7 @@ class Rescue:
                 self.write(trainer, staged)
                 flush(staged)
                 os.rename(staged, final)
-                flush_one(os.path.dirname(final))
+                flush_one(folder)
             except BaseException:
                 shutil.rmtree(staged, ignore_errors=True)
                 raise
