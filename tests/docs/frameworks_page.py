@@ -26,7 +26,7 @@ This page is made from the adapters; a test compares it with them.
 
 def page():
     """The whole text."""
-    return "\n".join([HEAD, *(_section(about) for about in adapters.ABOUT)])
+    return "\n".join([HEAD, *(_section(about) for about in adapters.abouts())])
 
 
 def _section(about):

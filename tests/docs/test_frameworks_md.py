@@ -11,6 +11,6 @@ def test_the_page_is_made_from_the_adapters():
 
 def test_every_family_says_what_is_proved_of_it_and_what_is_not():
     """Each is understood by the family that it is about, and nothing is left without a label."""
-    for about in adapters.ABOUT:
+    for about in adapters.abouts():
         assert about.proved or about.dry, about.title
         assert adapters.recognise(tuple(about.example.split()), {}, {}.__getitem__) is not None, about.title

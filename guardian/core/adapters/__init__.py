@@ -5,16 +5,16 @@ A command that no adapter recognises is started, watched, explained and restarte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
-from guardian.core.adapters import embedded, llamafactory, megatron, scripts, swift
+from guardian.core.adapters import embedded
 from guardian.core.adapters.about import About
 from guardian.core.adapters.writing import OVERLAYS, Settings, Written
 from guardian.core.events import Edit
 from guardian.core.job import JobSpec, ReadConfig
 
-__all__ = ["ABOUT", "OVERLAYS", "Adapter", "Settings", "Written", "recognise"]
+__all__ = ["OVERLAYS", "Adapter", "Settings", "Written", "abouts", "recognise"]
 
 Argv = tuple[str, ...]
 
@@ -50,31 +50,24 @@ class Adapter(Protocol):
         """
 
 
-Recognise = Callable[[Argv, Mapping[str, str], ReadConfig], "Adapter | None"]
-
-FAMILIES: tuple[Recognise, ...] = (
-    embedded.recognise,
-    swift.recognise,
-    megatron.recognise,
-    llamafactory.recognise,
-    scripts.recognise,
-)
-"""Those that know a program by its name come before the one that knows it by its arguments."""
-
-ABOUT: tuple[About, ...] = (
-    embedded.ABOUT,
-    swift.ABOUT,
-    megatron.ABOUT,
-    llamafactory.ABOUT,
-    scripts.ABOUT,
-    scripts.ABOUT_TRL,
-)
-
-
 def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Adapter | None:
     """The adapter that understands the command, or None."""
-    for family in FAMILIES:
-        adapter: Adapter | None = family(argv, env, read_config)
+    adapter: Adapter | None = embedded.recognise(argv, env, read_config)
+    if adapter is not None:
+        return adapter
+    # The job waits for imports; our own trainer needs none of these.
+    from guardian.core.adapters import llamafactory, megatron, scripts, swift  # noqa: PLC0415
+
+    # Those that know a program by its name come before the one that knows it by its arguments.
+    for family in (swift, megatron, llamafactory, scripts):
+        adapter = family.recognise(argv, env, read_config)
         if adapter is not None:
             return adapter
     return None
+
+
+def abouts() -> tuple[About, ...]:
+    """What docs/frameworks.md says of each family."""
+    from guardian.core.adapters import llamafactory, megatron, scripts, swift  # noqa: PLC0415 - for docs alone
+
+    return (embedded.ABOUT, swift.ABOUT, megatron.ABOUT, llamafactory.ABOUT, scripts.ABOUT, scripts.ABOUT_TRL)

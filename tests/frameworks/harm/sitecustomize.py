@@ -35,7 +35,21 @@ class Finder:
         return spec
 
 
+def teach_torch_the_cpu():
+    """Transformers 4 loads the optimizer of several ranks onto the device by name, and torch knows no `cpu:0`.
+
+    No resume on several CPU ranks can work there, guarded or not; on GPUs it does.
+    """
+    import torch
+
+    def here(storage, location):
+        return storage if location.startswith("cpu:") else None
+
+    torch.serialization.register_package(0, lambda _: None, here)
+
+
 def harm(trainer_class, wanted):
+    teach_torch_the_cpu()
     original = trainer_class.training_step
 
     def harmed(self, model, inputs, *args, **options):
