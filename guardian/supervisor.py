@@ -337,6 +337,8 @@ class Supervisor:
                 return self._signal(attempt, number)
             case do.Look(attempt=attempt):
                 return self._look(attempt)
+            case do.LookAtWork(attempt=attempt):
+                return self._look_at_work(attempt)
             case do.LeaveAlone(attempt=attempt):
                 left = tuple(f"{p.pid} {p.cmdline or p.name}" for p in self._tree())
                 return self.take(ev.TreeEnded(attempt, left))
@@ -449,6 +451,11 @@ class Supervisor:
             return False
         self._looked = now
         return self.take(ev.TreeSeen(attempt, self._pids()))
+
+    def _look_at_work(self, attempt: int) -> bool:
+        pids = self._pids()
+        work = processes.work(pids)
+        return self.take(ev.Activity(attempt, pids, work.cpu_s, work.io_bytes, self._outlook.clock.wall()))
 
     def _tree(self) -> tuple[processes.Process, ...]:
         attempt = self.run.attempt

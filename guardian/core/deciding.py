@@ -32,8 +32,6 @@ SAVE_MARGIN_S = 2.0
 """A save is asked for this far ahead, so that every rank reads the request before its step comes."""
 HEARD_LATE_S = 1.5
 """A heartbeat file is found within half a second and read ten times a second; a loaded machine takes longer."""
-SETTLE_STEPS = 3
-"""Typical steps that a job which printed a fatal line may be silent for, at least."""
 RATE_OVER = 20
 """Steps over which the time of one is measured."""
 
@@ -115,6 +113,13 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
+class LookAtWork:
+    """See how much the tree has computed, read and written."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveAlone:
     """Call the attempt over although processes of it live on."""
 
@@ -159,6 +164,7 @@ Decision = (
     | AskSave
     | SendSignal
     | Look
+    | LookAtWork
     | LeaveAlone
     | Drain
     | Diagnose
@@ -231,31 +237,19 @@ def _living(run: Run, attempt: Attempt, policy: Policy, now: float) -> Decision:
 
 
 def _suspicious(attempt: Attempt, policy: Policy, now: float) -> Decision:
-    """A fatal line was printed and the job lives on: it is ended when no step completes for a while.
-
-    Two signs that do not depend on each other: the line, and the silence of the training loop after it. A job that
-    caught its error goes on, and every step, evaluation or save after the line proves it.
-    """
-    due = [(_due(wall, one, attempt, policy), one) for wall, one in attempt.suspected if not _went_on(attempt, wall)]
-    if not due:
+    """After a fatal line: wait, look at what the job does, or end it."""
+    if not attempt.suspected:
         return Wait()
-    when, first = min(due, key=lambda pair: pair[0])
-    if now < when:
-        return Wait(when)
+    from guardian.core import pending  # noqa: PLC0415 - the first launch does not wait for it
+
+    found = pending.judge(attempt, policy, now, step_seconds(attempt))
+    if isinstance(found, pending.Patience):
+        return Wait(found.until)
+    if isinstance(found, pending.Doubt):
+        return LookAtWork(attempt.number)
+    first = found.suspected
     why = first.title if first.confirm == "line" else f"{first.title}, and the job neither goes on nor ends"
     return BeginStop(attempt.number, why, first.rule)
-
-
-def _went_on(attempt: Attempt, wall: float) -> bool:
-    return attempt.step_wall is not None and attempt.step_wall > wall
-
-
-def _due(wall: float, suspected: ev.Suspected, attempt: Attempt, policy: Policy) -> float:
-    if suspected.confirm == "line":
-        return wall
-    settle = max(suspected.settle_s or policy.pending.settle_s, SETTLE_STEPS * (step_seconds(attempt) or 0.0))
-    # Without a companion only what the trainer logs tells of its steps, and that may be every few minutes.
-    return wall + (settle if attempt.hellos else max(settle, policy.pending.unseen_s))
 
 
 def _lingering(attempt: Attempt, due: float, now: float) -> Decision:

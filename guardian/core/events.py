@@ -566,6 +566,18 @@ class TreeSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """What the living processes of the tree have done so far, all together. Not journalled."""
+
+    attempt: int
+    pids: tuple[int, ...]
+    cpu_s: float
+    io_bytes: int
+    """Read and written by system calls, to any file, pipe or socket."""
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """A rank says that a checkpoint has been written."""
 
@@ -592,7 +604,8 @@ Journalled = (
     | TrainingEnded | ExceptionLeft
 )  # fmt: skip
 Observed = (
-    StepDone | LossSeen | Logged | LongestSeen | RateSet | PhaseChanged | Measured | TreeSeen | Saved | Acknowledged
+    StepDone | LossSeen | Logged | LongestSeen | RateSet | PhaseChanged | Measured | TreeSeen | Activity | Saved
+    | Acknowledged
 )  # fmt: skip
 Event = Journalled | Observed
 

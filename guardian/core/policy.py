@@ -43,9 +43,8 @@ class Pending:
     """How long a fatal line waits for the job to end, or to go on, by itself."""
 
     settle_s: float = 30
-    """Without a finished step, evaluation or save; three typical steps where those are longer."""
-    unseen_s: float = 300
-    """The same where no companion tells of the steps."""
+    """Without a finished step, evaluation or save; three typical steps where those are longer. Outside of steady
+    training the job must be idle besides."""
 
 
 @dataclass(frozen=True, slots=True)

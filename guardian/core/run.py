@@ -143,6 +143,8 @@ class Attempt:
     """Rows that were longer than all before them on their rank, as they came."""
     rates_set: tuple[ev.RateSet, ...] = ()
     """What each rank's companion did to the learning rate."""
+    activity: tuple[ev.Activity, ...] = ()
+    """The last two looks at what the tree does."""
     measured: tuple[float, ev.Measured] | None = None
     """What the launch waits for, as it was when it was last looked at: (wall, measure)."""
     step_wall: float | None = None
@@ -255,6 +257,7 @@ def as_journalled(run: Run) -> Run:
             announced=frozenset(),
             longest=(),
             rates_set=(),
+            activity=(),
             measured=None,
             step_wall=None,
             alive=frozenset(one.stop.pids) if one.stop else frozenset(),
@@ -455,6 +458,7 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.Ended: _ended,
     ev.Diagnosed: lambda a, e, _: replace(a, diagnosed=e),
     ev.CheckpointSeen: _checkpoint_seen,
+    ev.Activity: lambda a, e, _: replace(a, activity=(*a.activity, e)[-2:]),
     ev.Measured: lambda a, e, w: replace(a, measured=(w, e)),
     ev.Hit: _hit,
     ev.Suspected: _suspected,

@@ -291,6 +291,41 @@ def test_slow_steps_are_given_three_of_their_own():
     assert isinstance(living(slow, suspected(), after=190), do.BeginStop)
 
 
+def work(after, *, cpu_s=0.0, pids=(1, 2), moved=0):
+    """The tree was looked at, so many seconds after the beginning of the story's line."""
+    return ev.Activity(0, pids, cpu_s, moved, tell.NOW + after)
+
+
+def looked(*sights, phase="eval"):
+    """What is decided about a job that printed a fatal line in an evaluation, after these looks at its tree."""
+    told = (ev.PhaseChanged(0, 0, phase, 10, tell.NOW), suspected(), *sights)
+    return living(*told, after=100)
+
+
+def test_in_an_evaluation_silence_alone_is_no_sign():
+    """It may print what it likes and take its time: only a tree that does nothing stands still."""
+    assert do.LookAtWork(1) == looked()
+    assert isinstance(looked(work(90), work(101, cpu_s=0.1)), do.BeginStop)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [work(101, cpu_s=8.0), work(101, moved=5 << 20), work(101, pids=(1, 2, 3)), work(92)],
+    ids=["computes", "writes", "has another process", "looked at too soon"],
+)
+@pytest.mark.parametrize("phase", ["eval", "save"])
+def test_an_evaluation_or_a_save_that_does_something_is_left_alone(later, phase):
+    """A long evaluation of rows that hold scary words, a save of many gigabytes."""
+    assert isinstance(looked(work(90), later, phase=phase), do.LookAtWork | do.Wait)
+
+
+def test_before_the_first_step_a_compiler_may_be_at_work():
+    """Autotuning prints that memory ran out, and goes on for minutes."""
+    run = story(tell.created(argv=ARGV), tell.launched(), tell.hello(), suspected())
+
+    assert do.LookAtWork(1) == do.decide(run, TERMS, run.heard_wall + 60)
+
+
 def test_some_lines_need_no_waiting():
     """`confirm = "line"`."""
     assert isinstance(living(suspected("line"), after=0), do.BeginStop)
