@@ -154,8 +154,25 @@ def terminated():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def worker_lost():
+    """As torch watches over the processes of a data loader, and fails when one has died."""
+    signal.signal(signal.SIGCHLD, missing_worker)
+    raise ConnectionResetError("Connection reset by peer")
+
+
+def missing_worker(_signum, _frame):
+    raise RuntimeError("DataLoader worker is killed by signal: Bus error.")
+
+
+def child_ended():
+    """And the word of it comes late."""
+    os.kill(os.getpid(), signal.SIGCHLD)
+
+
 FAULTS = {
     None: lambda: None,
+    "worker": worker_lost,
+    "child": child_ended,
     "kill": killed,
     "raise": missing_column,
     "memory": out_of_memory,

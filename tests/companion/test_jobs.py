@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.companion.launching import plan, run
+
 MASK = 2**64 - 1
 
 
@@ -55,6 +57,18 @@ def test_each_row_longer_than_all_before_is_told_with_its_step(many, name):
 
     assert expected
     assert expected == [(one["step"], one["rows"], one["longest"]) for one in many.told(name, "longest")]
+
+
+def test_a_process_killed_in_forward_has_told_the_size_of_what_it_computed(tmp_path):
+    """Nobody hears of it afterwards."""
+    dying = plan("dying", tmp_path, (4, 4), 2, fault="kill", fault_after=0)
+    ran = run(tmp_path, [dying], spec={"longest": True})
+    (told,) = ran.told("dying", "longest")
+
+    assert (-9,) == ran.codes
+    assert [] == ran.told("dying", "step")
+    assert (1, 4) == (told["step"], told["rows"])
+    assert 3 <= told["longest"] <= 8
 
 
 @pytest.mark.parametrize("name", ["resumed", "whole", "epoch", "early", "adapted", "restored"])

@@ -38,6 +38,7 @@ def fallen(tmp_path_factory, python):
         plan("trying again", folder, (4, 1), 9, arguments={"auto_find_batch_size": True}, fault="raise", **FALL),
         plan("lost device", folder, (4, 1), 9, fault="device", **FALL),
         plan("interrupted", folder, (4, 1), 9, fault="interrupt", **FALL),
+        plan("without a worker", folder, (4, 1), 9, fault="worker", also="child", **FALL),
         plan("no room", folder, (4, 1), 9, fault="raise", also="full", **FALL),
         plan("fallen", folder, (4, 4), STEPS, arguments=saves(4), fault="allocator", also="terminate", place=2,
              fault_after=7),
@@ -138,6 +139,13 @@ def test_a_fault_of_the_loader_or_of_an_evaluation_is_met_too(fallen):
 
     assert ("train", str(loader), None) == what_came_of_it(fallen, "noisy fallen")
     assert ("eval", str(evaluation), None) == what_came_of_it(fallen, "evaluated")
+
+
+def test_the_death_of_a_data_loader_process_does_not_interrupt_the_save(fallen):
+    """Its connection is reset first, and only then torch hears of its end and raises wherever the job is."""
+    path = str(fallen.folder / "without a worker" / "checkpoint-7")
+
+    assert ("train", path, None) == what_came_of_it(fallen, "without a worker")
 
 
 @pytest.mark.parametrize(
