@@ -8,6 +8,7 @@ alone on the standard library, in the syntax of Python 3.8, and torch is whateve
 What not every launch wants stands in the files beside this one, which are loaded when a knob asks for them.
 """
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -336,6 +337,23 @@ class Loop:
         return told_loss(late) if late and late[1].arrived() else {}
 
 
+@contextlib.contextmanager
+def deaf_to_children():
+    """Torch raises in the middle of anything when a data loader process dies; here that is what is being met."""
+    heard = signal.getsignal(signal.SIGCHLD)
+    if not callable(heard) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    except Exception:  # what was due already is raised here
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, heard)
+
+
 def told_loss(late):
     step, number = late
     return {"loss": [step, number.read()[0]]}
@@ -466,7 +484,8 @@ class Companion:
     def failed(self, error):
         if self.loop is not None:
             facts = {"phase": self.loop.doing(), **self.loop.batch, **(known(self.loop.last_loss) or {})}
-            facts.update(self.rescued(error) or {})
+            with deaf_to_children():
+                facts.update(self.rescued(error) or {})
             text = known(lambda: str(error)[:TEXT_LIMIT])
             step = self.trainer.state.global_step
             self.heartbeat.tell("exc", step=step, type=type(error).__name__, text=text, **facts)
