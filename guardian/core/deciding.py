@@ -363,6 +363,10 @@ def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
         return Plan(terms.next(run, attempt, now, "asked to go on", wait_s=0))
     if _inspection_due(attempt, terms):
         return Inspect(attempt.number)
+    basis = _basis(run)
+    if basis is not attempt and basis.diagnosed is not None and basis.diagnosed.cause is not None:
+        # The command refused what guardian had changed: the failure before it is still the one to heal.
+        attempt, cause = basis, basis.diagnosed.cause
     refusal = _refusal(run, attempt, cause, terms.policy)
     if refusal is not None:
         return Finish(refusal)
@@ -373,6 +377,13 @@ def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
     pause = remedy.wait.at_most_s if remedy is not None and remedy.wait is not None else 0.0
     wait_s = pause if changes or pause else _backoff(run, terms.policy)
     return Plan(terms.next(run, attempt, now, cause.title, wait_s=wait_s, remedy=remedy))
+
+
+def _basis(run: Run) -> Attempt:
+    """The attempt whose failure is to be healed next: the latest whose changes the command did not refuse."""
+    from guardian.core import healing  # noqa: PLC0415 - the first launch does not wait for it
+
+    return next((a for a in reversed(run.attempts) if not healing.was_refused(run, a)), run.attempts[-1])
 
 
 def _inspection_due(attempt: Attempt, terms: Terms) -> bool:

@@ -116,6 +116,9 @@ def remedy(rule: Rule, cause: Cause, patient: Patient) -> Remedy | Exhausted:
             continue
         if rung.give_up is not None:
             return Exhausted(filled(rung.give_up, texts(cause, patient.facts)), tuple(skipped))
+        if (rule.id, number) in refused(patient.run):
+            skipped.append(f"{name(rung)}: the command did not accept it")
+            continue
         if not may_repeat(rung, taken(patient.run, rule.id, number, rung)):
             continue
         change = _applied(rung, patient)
@@ -136,6 +139,22 @@ def numbered(rule: Rule, variant: str | None) -> Iterator[tuple[int, Rung]]:
             yield from enumerate(one.ladder, number)
         number += len(one.ladder)
     yield from enumerate(rule.ladder, number)
+
+
+def was_refused(run: Run, attempt: Attempt) -> bool:
+    """Whether the command did not accept what a rung had changed: it fell over its arguments, before any step."""
+    if attempt.plan.rung is None or attempt.number < 2 or attempt.diagnosed is None:
+        return False
+    before, plan, cause = run.attempts[attempt.number - 2].plan, attempt.plan, attempt.diagnosed.cause
+    changed = (plan.settings, plan.variables) != (before.settings, before.variables)
+    stepped = bool(attempt.steps) or (attempt.last_step or 0) > (plan.resume_step or 0)
+    return changed and not stepped and cause is not None and cause.id == "config_conflict"
+
+
+def refused(run: Run) -> frozenset[tuple[str, int]]:
+    """The rungs (rule and number) that the command did not accept."""
+    plans = (one.plan for one in run.attempts if was_refused(run, one))
+    return frozenset((p.rule, p.rung) for p in plans if p.rule is not None and p.rung is not None)
 
 
 def changes_something(rule: Rule, variant: str | None) -> bool:

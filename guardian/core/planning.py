@@ -84,11 +84,11 @@ class Terms:
     def next(
         self, run: Run, attempt: Attempt, now: float, reason: str, *, wait_s: float, remedy: Remedy | None = None
     ) -> ev.Planned:
-        """The attempt after `attempt`: changed as the remedy says, from the checkpoint that it names."""
+        """The next attempt, to heal what ended `attempt`: as the remedy says, from the checkpoint that it names."""
         from guardian.core import retreat  # noqa: PLC0415 - the first launch does not wait for it
 
-        number = attempt.number + 1
-        found = retreat.standing(run, attempt)
+        number = run.attempts[-1].number + 1
+        found = retreat.standing(run, run.attempts[-1])
         best = self._chosen(run, attempt, found, remedy) if self.adapter is not None else None
         carried = attempt.plan if remedy is None else remedy
         settings = dict(carried.settings)

@@ -206,6 +206,49 @@ def test_another_failure_in_between_leaves_the_changes_in_force():
     assert plan.settings == again.settings
 
 
+def refuses():
+    """The command fell over its arguments."""
+    cause = ev.Cause("config_conflict", None, "arguments-refused", "refused", (ev.Line(1, "error: unrecognized"),), 0)
+    return (
+        ev.LauncherExited(0, 2, None),
+        ev.TreeEnded(0),
+        ev.Ended(0, 2, None, None, (), 0, (), inspected=True),
+        ev.Diagnosed(0, cause),
+    )
+
+
+def test_an_edit_that_the_command_does_not_accept_is_taken_back():
+    """A script may not know the option that its framework has: the next rung is tried without that edit."""
+    parts = [first(split=(1, 16)), fails()]
+    plan = planned(*parts)
+    assert "true" == value(plan, "gradient_checkpointing")
+    parts += [plan, ev.Launched(0, 1, 1), refuses()]
+
+    finished = told(*parts)
+
+    assert (ev.Outcome.GAVE_UP, 1) == (finished.outcome, finished.exit_code)
+    assert "the command did not accept it" in finished.reason
+
+
+def test_after_a_refused_edit_the_next_rung_starts_from_what_worked():
+    """The batch is halved, and what was refused is gone from the launch."""
+    parts = [first(), fails(variant="fragmentation")]
+    plan = planned(*parts)
+    parts += [plan, ev.Launched(0, 1, 1), refuses()]
+
+    again = planned(*parts)
+
+    assert (3, "4") == (again.attempt, value(again, "per_device_train_batch_size"))
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in dict(again.env)
+
+
+def test_arguments_that_the_user_got_wrong_are_not_tried_again():
+    """Only what guardian changed is taken back."""
+    finished = told(tell.launched(), refuses())
+
+    assert (ev.Outcome.NOT_RETRYABLE, 4) == (finished.outcome, finished.exit_code)
+
+
 def test_a_command_of_no_known_framework_is_not_edited():
     """The rung is passed by with the reason, and it gives up instead of falling for ever."""
     finished = told(first(), fails(), terms=replace(TERMS, adapter=None))
