@@ -243,3 +243,21 @@ def test_a_preset_of_deepspeed_is_no_file():
     new = adapter(" ".join(argv)).write(argv, {"device_batch": 2})
 
     assert ("zero2", ()) == (commandline.value(new.argv, "deepspeed"), new.overlays)
+
+
+@pytest.mark.parametrize(
+    "given, finding",
+    [
+        ("--torch_dtype float32", "float32-is-fp16"),
+        ("--deepspeed zero2 --fsdp fsdp2", "fsdp-and-deepspeed"),
+        ("--warmup_ratio 0.1 --warmup_steps 20", "two-warm-ups"),
+        ("--per_device_train_batch_size 4 --deepspeed ds.json", "deepspeed-mismatch"),
+    ],
+)
+def test_what_ends_or_surprises_a_training_is_found(given, finding):
+    """Before it is started; the harmless neighbours of each are not."""
+    files = {"ds.json": {"train_micro_batch_size_per_gpu": 2, "train_batch_size": "auto"}}
+    harmless = "--torch_dtype float32 --fp16 false --warmup_ratio 0.1 --warmup_steps 0 --deepspeed ds.json"
+
+    assert [finding] == [f.id for f in adapter(f"swift sft --model m {given}", files=files).spec.findings]
+    assert () == adapter(f"swift sft --model m {harmless} --per_device_train_batch_size 2", files=files).spec.findings

@@ -150,3 +150,58 @@ def test_llama_factory_is_killed_and_goes_on(supervised, tmp_path, ranks):
 
     finished_again(guarded, from_step=3, steps=8, rows=4 * ranks)
     assert ["resume_from"] == [edit.knob for edit in guarded.events(ev.Planned)[1].edits]
+
+
+def smaller_batch(guarded, *, rows, before, after):
+    """The run ran out of memory once, went on with a smaller device batch, and every step had the same rows."""
+    code = guarded.run()
+    report = guarded.report()
+    assert (0, "finished", "proved") == (code, report["outcome"], report["certificate"]["verdict"]), guarded.shown()[
+        -5000:
+    ]
+    assert [before, after] == [(h.device_batch, h.accumulation) for h in hellos(guarded)]
+    assert (8, rows) == (report["steps_done"], report["effective_batch"])
+
+
+def hellos(guarded):
+    """What rank 0 of each attempt said of itself."""
+    return [hello for hello in guarded.events(ev.Hello) if hello.rank == 0]
+
+
+def test_a_script_that_runs_out_of_memory_goes_on_with_a_smaller_batch(supervised):
+    """Its flags are edited, and the accumulation that nobody gave is written out."""
+    guarded = supervised(
+        sys.executable, str(JOBS / "hf_script.py"), "--output_dir", "out", "--per_device_train_batch_size", "4",
+        "--max_steps", "8", "--save_steps", "3", "--logging_steps", "1", "--use_cpu", "--report_to", "none",
+        env=harm(sys.executable, do="memory", step=5, rank=0, rows=2),
+    )  # fmt: skip
+
+    smaller_batch(guarded, rows=4, before=(4, 1), after=(2, 2))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["swift", "swift3"])
+def test_swift_that_runs_out_of_memory_goes_on_with_a_smaller_batch(supervised, tmp_path, family):
+    """Also where transformers 4 would take the old batch out of the checkpoint."""
+    python = tiny(family, tmp_path)
+    data = ("--model", "tiny/model", "--dataset", "tiny/messages.jsonl", *GLOO)
+    guarded = supervised(
+        "NPROC_PER_NODE=2", str(python.parent / "swift"), *SWIFT, *data,
+        env=harm(python, do="memory", step=5, rank=1, rows=1),
+    )  # fmt: skip
+
+    smaller_batch(guarded, rows=16, before=(2, 4), after=(1, 8))
+
+
+@pytest.mark.long
+def test_llama_factory_that_runs_out_of_memory_goes_on_with_a_smaller_batch(supervised, tmp_path):
+    """Pairs behind its file."""
+    python = tiny("llamafactory", tmp_path)
+    config = FACTORY | {"model_name_or_path": "tiny/model", "dataset_dir": "tiny"}
+    (tmp_path / "x.yaml").write_text(json.dumps(config))
+    guarded = supervised(
+        str(python.parent / "llamafactory-cli"), "train", "x.yaml",
+        env=harm(python, do="memory", step=5, rank=0, rows=1),
+    )  # fmt: skip
+
+    smaller_batch(guarded, rows=4, before=(2, 2), after=(1, 4))

@@ -59,6 +59,15 @@ def with_numbers(
     return json.dumps(new, indent=2) + "\n" if new != old else None
 
 
+def differing(file: Overlaid, device_batch: Value, accumulation: Value, ranks: int | None) -> tuple[str, ...]:
+    """The names whose numbers are not the command's; nothing is said of what is unknown."""
+    old: dict[str, Any] = json.loads(file.text)
+    now = {"train_micro_batch_size_per_gpu": device_batch, "gradient_accumulation_steps": accumulation}
+    if isinstance(device_batch, int) and isinstance(accumulation, int) and ranks is not None:
+        now["train_batch_size"] = device_batch * accumulation * ranks
+    return tuple(name for name, new in now.items() if new is not None and old.get(name, "auto") not in ("auto", new))
+
+
 def _inside(content: dict[str, Any], part: str) -> dict[str, Any]:
     found = content.get(part)
     params = found.get("params") if isinstance(found, Mapping) else None

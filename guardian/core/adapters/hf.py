@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from guardian.core.adapters import deepspeed
 from guardian.core.adapters import words as reading
+from guardian.core.adapters.deepspeed import Overlaid
 from guardian.core.adapters.words import FALSE, Words
 from guardian.core.adapters.writing import WRITTEN
 from guardian.core.events import Edit
@@ -78,14 +80,18 @@ def job(  # noqa: PLR0913 - each is one thing that only the family knows
     launcher: str,
     interpreter: str | None = None,
     ranks_per_row: int = 1,
+    file: Overlaid | None = None,
 ) -> JobSpec:
-    """The command, understood; `ranks_per_row`: how many ranks share a row (sequence and tensor parallelism)."""
+    """The command, understood; `ranks_per_row`: how many ranks share a row (sequence and tensor parallelism).
+
+    `file`: the DeepSpeed file that it names.
+    """
     if words.config is None:
         # What the command line leaves to a file that nobody could read is unknown.
         filled, implicit = dict(values), set[str]()
     else:
         filled, implicit = {**{k: v for k, v in defaults.items() if k in absent}, **values}, absent
-    findings.extend(weaknesses(words))
+    findings.extend((*weaknesses(words), *conflicts(words)))
     world = filled.get("world_size")
     if isinstance(world, int) and world % ranks_per_row:
         findings.append(
@@ -93,6 +99,8 @@ def job(  # noqa: PLR0913 - each is one thing that only the family knows
         )
         world = None
     sharing = world // ranks_per_row if isinstance(world, int) else None
+    if file is not None:
+        findings += _other_numbers(file, filled.get("device_batch"), filled.get("accumulation"), sharing)
     return JobSpec(
         family=family,
         launcher=launcher,
@@ -116,6 +124,25 @@ def weaknesses(words: Words) -> list[Finding]:
         why = "--save_strategy no: nothing is saved that a run could go on from"
         found.append(Finding("no-checkpoints", "warning", why, "save by steps"))
     return found
+
+
+def conflicts(words: Words) -> list[Finding]:
+    """Options that end the job before its first step, or that overrule each other in silence."""
+    found = []
+    if words.text("deepspeed") and words.text("fsdp"):
+        found.append(Finding("fsdp-and-deepspeed", "error", "--fsdp and --deepspeed exclude each other", "take one"))
+    if all(words.text(name) not in (None, "0", "0.0") for name in ("warmup_ratio", "warmup_steps")):
+        what = "--warmup_ratio and --warmup_steps: one of them is ignored or refused, which one differs by version"
+        found.append(Finding("two-warm-ups", "warning", what, "give one"))
+    return found
+
+
+def _other_numbers(file: Overlaid, device_batch: Value, accumulation: Value, ranks: int | None) -> list[Finding]:
+    names = deepspeed.differing(file, device_batch, accumulation, ranks)
+    if not names:
+        return []
+    what = f"{file.name} has its own {' and '.join(names)}, and not the command's: transformers refuses to start"
+    return [Finding("deepspeed-mismatch", "warning", what, 'write "auto" there')]
 
 
 def is_on(words: Words, name: str) -> bool:

@@ -111,11 +111,11 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Ll
     if words.text(_NO_CHECKPOINTING) is not None:
         values["gradient_checkpointing"] = not hf.is_on(words, _NO_CHECKPOINTING)
         absent.discard("gradient_checkpointing")
+    ds = deepspeed.read(words.text("deepspeed"), read_config, findings)
     spec = hf.job(
         FAMILY, argv, words, values, absent, {**DEFAULTS, "output_dir": None}, findings,
-        launcher="torchrun" if world != 1 else "python", interpreter=command.interpreter,
+        launcher="torchrun" if world != 1 else "python", interpreter=command.interpreter, file=ds,
     )  # fmt: skip
-    ds = deepspeed.read(words.text("deepspeed"), read_config, findings)
     return LlamaFactory(spec, command, file, words.config, _tongue(words), ds)
 
 

@@ -163,7 +163,7 @@ def _understood(
     defaults = {**hf.DEFAULTS, **(TRL_DEFAULTS if trl else {})}
     spec = hf.job(
         TRL if trl else FAMILY, argv, words, values, absent, defaults, findings,
-        launcher="accelerate" if trl else command.launcher, interpreter=command.interpreter,
+        launcher="accelerate" if trl else command.launcher, interpreter=command.interpreter, file=file,
     )  # fmt: skip
     return Script(spec, command, words.config, _lone_file(words.rest) is not None, _tongue(words, length), file)
 

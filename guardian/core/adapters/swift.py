@@ -135,9 +135,13 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Sw
     defaults = _defaults(words, values)
     if "accumulation" in absent and words.config is not None:
         findings += _rounded(values.get("device_batch", defaults["device_batch"]), defaults["accumulation"], world)
+    if words.text("torch_dtype") == "float32" and words.text("fp16") is None and words.text("bf16") is None:
+        what = "--torch_dtype float32 alone makes swift train in mixed precision, fp16"
+        findings.append(Finding("float32-is-fp16", "advice", what, "add --fp16 false to train in float32"))
     spec = hf.job(
         FAMILY, argv, words, values, absent, defaults, findings,
-        launcher="torchrun" if given else "python", interpreter=command.interpreter, ranks_per_row=_sharing(words),
+        launcher="torchrun" if given else "python", interpreter=command.interpreter,
+        ranks_per_row=_sharing(words), file=file,
     )  # fmt: skip
     tongue = Tongue(
         tuple({**WRITTEN, "warmup_ratio": "warmup_ratio", "max_length": "max_length", "dtype": "torch_dtype"}.items()),
