@@ -32,8 +32,9 @@ MEMBERS_MAX = 4096
 """Of an archive, so many members have their own header looked at."""
 LOCAL_HEADER = 30
 """Bytes of a member's own header before its name (APPNOTE.TXT 4.3.7)."""
-END_RECORDS, END_RECORD = 98, 22
-"""Bytes after an archive's directory, with the records for large files and without (APPNOTE.TXT 4.3.14 to 4.3.16)."""
+ENTRY, END_RECORD, END_RECORDS = 46, 22, 98
+"""Bytes of an archive's directory: an entry before its name, the record at the end, and that with those for large files
+(APPNOTE.TXT 4.3.12, 4.3.14 to 4.3.16)."""
 GLANCE_MAX = 1024 * 1024
 """A data.pkl up to this size is read, and so checked by its checksum."""
 SLACK_S = 2.0
@@ -181,8 +182,8 @@ def _directory(path: str) -> None:
     """Look at an archive's directory, each member's own header, and the member that says what lies where."""
     with open(path, "rb") as file, archive(file) as listed, damage_told("has a damaged zip directory"):
         members = listed.infolist()
-        file.seek(-END_RECORDS, os.SEEK_END)
-        _end_records(file.read(), listed.start_dir, members, file.tell())
+        file.seek(listed.start_dir)
+        _whole(file.read(), listed.start_dir, members)
         for member in members[:: len(members) // MEMBERS_MAX + 1]:
             file.seek(member.header_offset)
             head = file.read(LOCAL_HEADER)
@@ -198,19 +199,24 @@ def _directory(path: str) -> None:
                 listed.read(index)
 
 
-def _end_records(tail: bytes, start: int, members: list[ZipInfo], size: int) -> None:
-    """Whether the directory and what follows it agree: torch is stricter than zipfile here. Raises Broken."""
-    length = sum(46 + len(m.orig_filename) + len(m.extra) + len(m.comment) for m in members)
-    end = size - END_RECORD
-    if tail.startswith(b"PK\6\6"):  # as torch writes it, whatever the size
-        end = size - END_RECORDS
-        *_, disk, start_disk, here, total, said_length, said_start = struct.unpack("<QHHLLQQQQ", tail[4:56])
-        wanted = (0, 0, len(members), len(members), length, start)
-        if (disk, start_disk, here, total, said_length, said_start) != wanted:
-            end = -1
-        if tail[56:76] != struct.pack("<4sLQL", b"PK\6\7", 0, end, 1):
-            end = -1
-    if start + length != end or not all(map(_plain, members)):
+def _whole(directory: bytes, start: int, members: list[ZipInfo]) -> None:
+    """Whether an archive's directory, to the file's end, agrees with itself: torch is stricter than zipfile here.
+
+    Raises Broken.
+    """
+    lengths = [(len(m.orig_filename), len(m.extra), len(m.comment)) for m in members]
+    length = sum(ENTRY + sum(of) for of in lengths)
+    tail = directory[length:]
+    good = bool(members) and all(map(_plain, members))
+    # zipfile makes do with a last entry that promises more than there is.
+    last = length - ENTRY - sum(lengths[-1]) if members else 0
+    good = good and directory[last + 28 : last + 34] == struct.pack("<HHH", *lengths[-1])
+    if len(tail) != END_RECORD:  # torch writes the records for large files whatever the size
+        count, end = len(members), start + length
+        here = struct.unpack("<4sQHHLLQQQQ4sLQL", tail[: END_RECORDS - END_RECORD])
+        good = good and len(tail) == END_RECORDS
+        good = good and here[4:] == (0, 0, count, count, length, start, b"PK\6\7", 0, end, 1)
+    if not good:
         raise tensorfiles.Broken("has a damaged zip directory")
 
 
