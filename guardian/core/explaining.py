@@ -20,6 +20,7 @@ from guardian.core.values import dataclass
 
 HEALTHY = "healthy"
 LAST_LINES = 3
+RANKS_MOST = 64
 TAIL_JUDGED = 40
 """As many last lines as are kept of a living job's end."""
 OF_PHASE = {"evaluation": "eval", "saving": "save", "training": "train", "first_steps": "train"}
@@ -112,7 +113,7 @@ def _told_nothing(log: Log, cause: ev.Cause) -> ev.Cause:
     """Unknown, said of a log and not of a run."""
     said = [line for line in log.tail if line.text.strip()]
     title = "It names no failure that is known, and shows no work" if said else "It is empty"
-    return replace(cause, variant=None, title=title, evidence=tuple(reversed(said[-LAST_LINES:])))
+    return replace(cause, variant=None, title=title, evidence=tuple(reversed(said[-LAST_LINES:])), retries=1)
 
 
 def _line_of(rules: tuple[Rule, ...], log: Log, cause: ev.Cause) -> tuple[ev.Line, ...]:
@@ -156,7 +157,7 @@ def _last_step(log: Log, before: tuple[str, ...]) -> int | None:
     """The trainer's own count where it gives one, else what the lines before the place speak of."""
     known = [one.step for one in log.logged if one.step is not None]
     if known:
-        return known[-1]
+        return max(known[-RANKS_MOST:])  # the ranks of one log may be some steps apart
     return signs.last_step(before or _texts(log))
 
 
@@ -201,7 +202,8 @@ def _actions(cause: ev.Cause, rule: Rule | None) -> tuple[str, ...]:
 def _again(retries: int | None) -> str:
     if retries is None:
         return "start it again, as often as the policy allows"
-    return f"start it again, at most {retries} times" if retries else "no other attempt"
+    often = "once" if retries == 1 else f"at most {retries} times"
+    return f"start it again, {often}" if retries else "no other attempt"
 
 
 def _in_words(rung: Rung) -> str:
