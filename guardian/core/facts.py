@@ -93,7 +93,9 @@ FACTS = {
         _NO_CGROUP,
         "the kernel counted {} OOM kill(s) during the attempt",
     ),
-    "open_files_limit": Fact("open files that a process may have (soft limit)", "files", _HOST, "outside Linux"),
+    "open_files_limit": Fact(
+        "open files that a process may have at most (hard limit)", "files", _HOST, "outside Linux"
+    ),
     "phase": Fact(
         "what the job was last seen at: train, eval or save", TEXT, _COMPANION, _NO_COMPANION, "last seen in phase {}"
     ),

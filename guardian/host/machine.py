@@ -102,7 +102,7 @@ def facts(places: Iterable[Path]) -> tuple[tuple[str, float], ...]:
         "host_memory_mib": _host_memory_mib(_text("/proc/meminfo")),
         "memory_limit_mib": _first(_LIMITS, parse_bytes_mib),
         "memory_peak_mib": _first(_PEAKS, parse_bytes_mib),
-        "open_files_limit": float(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        "open_files_limit": float(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
     }
     return tuple((name, value) for name, value in read.items() if value is not None)
 

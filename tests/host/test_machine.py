@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,13 @@ def test_a_standing_clock_moves_only_when_it_is_told():
     assert (10.0, 7.5) == (clock.wall(), clock.mono())
     assert isinstance(clock, Clock)
     assert Clock().mono() <= Clock().mono()
+
+
+def test_open_files_are_counted_up_to_the_hard_limit():
+    """The soft one is what a remedy raises first: it is no news that it was too low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - 1), hard))
+    try:
+        assert hard == dict(machine.facts(()))["open_files_limit"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
