@@ -132,11 +132,11 @@ def same_losses(guarded, baseline):
 @on_both_transformers
 def test_the_batch_is_halved_as_often_as_needed(healed, python):
     """Neither eight rows nor four fit, two do."""
-    env = hungry(mib_per_row=120, room_mib=400)
-    guarded, report = healed(*trainer(python, *batch(8, 2, steps=60, save_steps=10)), env=env)
+    env = hungry(mib_per_row=80, room_mib=260)
+    guarded, report = healed(*trainer(python, *batch(8, 2, steps=20, save_steps=5)), env=env)
 
     assert ([NO_ROOM, NO_ROOM, None], [HALVED, HALVED_AGAIN]) == (causes(report), edits(report))
-    sixteen_rows_at_each_step(guarded, report, steps=60)
+    sixteen_rows_at_each_step(guarded, report, steps=20)
 
 
 def test_where_one_row_finds_no_room_it_gives_up_and_says_what_is_missing(healed):
