@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
 from guardian.core import wire
+from guardian.core.commandline import launchable
 from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ COMPANION_KNOBS: dict[str, object] = {
 
 SHAPING = frozenset({
     "ACCELERATE_CONFIG_FILE", "ASCEND_RT_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "FORCE_TORCHRUN",
+    "GUARDIAN_COMMAND_FILE",
     "HIP_VISIBLE_DEVICES", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "MAX_PIXELS", "NNODES", "NODE_RANK",
     "NPROC_PER_NODE", "OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "RANK", "USE_HF",
     "WORLD_SIZE",
@@ -194,7 +196,7 @@ class Terms:
         return (*knobs, *besides, *remedy.edits)
 
     def _launch_argv(self, argv: tuple[str, ...]) -> tuple[str, ...]:
-        return self.adapter.launch_argv(argv, self.python) if self.adapter else argv
+        return self.adapter.launch_argv(argv, self.python) if self.adapter else launchable(argv)
 
     def _environment(
         self, number: int, variables: tuple[tuple[str, str], ...] = (), rates: Mapping[str, object] | None = None
