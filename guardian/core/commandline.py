@@ -16,6 +16,9 @@ Argv = tuple[str, ...]
 # the parser looks like a number; none of the frameworks has one.
 _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 
+VARIABLE = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
+"""A word that sets a variable of the command's environment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
@@ -90,6 +93,11 @@ def remove(argv: Argv, *names: str) -> Argv:
     """The command without these options and their values."""
     gone = {at for one in occurrences(argv, *names) for at in range(one.at, one.end)}
     return tuple(token for at, token in enumerate(argv) if at not in gone)
+
+
+def launchable(argv: Argv) -> Argv:
+    """What can be executed: `NAME=value` in front of a command is the shell's way of writing, `env` is the system's."""
+    return ("env", *argv) if argv and VARIABLE.fullmatch(argv[0]) else argv
 
 
 def _same(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Read the configuration file that a training command names, to understand the command; never to change it."""
+"""Read a configuration file that a training command names, or that describes it; never to change it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from guardian.errors import UserError
-from guardian.host.userfiles import read_text
+from guardian.host.userfiles import parse_toml, read_text
 
 
 def read_config(path: str) -> Mapping[str, object]:
-    """The mapping in a JSON or YAML file. Raises UserError with the reason."""
+    """The mapping in a JSON, YAML or TOML file. Raises UserError with the reason."""
     text = read_text(path)
+    if path.endswith(".toml"):
+        return parse_toml(text, path)
     try:
         content = json.loads(text) if path.endswith(".json") else _yaml(path, text)
     except (ValueError, RecursionError) as error:

@@ -54,6 +54,8 @@ def test_another_command_is_not_recognised(command):
     [
         ("sft --model m", "PY -m guardian.trainer sft --model m"),
         ("--model m", "PY -m guardian.trainer sft --model m"),
+        ("A=1 NPROC_PER_NODE=2 sft --model m", "env A=1 NPROC_PER_NODE=2 PY -m guardian.trainer sft --model m"),
+        ("A=1 python -m guardian.trainer --model m", "env A=1 python -m guardian.trainer --model m"),
         ("sft conf.yaml --seed 1", "PY -m guardian.trainer sft conf.yaml --seed 1"),
         ("python -m guardian.trainer sft --model m", "python -m guardian.trainer sft --model m"),
         (
@@ -110,6 +112,7 @@ def test_accumulation_left_out_makes_sixteen_rows_or_more(batch, env, accumulati
 def test_ranks_in_the_environment_mean_torchrun():
     """One process runs in the interpreter itself, several are started by torchrun."""
     assert ("python", "torchrun") == (spec("sft").launcher, spec("sft", {"NPROC_PER_NODE": "2"}).launcher)
+    assert 4 == spec("NPROC_PER_NODE=4 sft --model m", {"NPROC_PER_NODE": "2"}).knob("world_size")
 
 
 def test_a_configuration_file_gives_what_the_command_line_does_not(tmp_path):

@@ -1,8 +1,10 @@
 """docs/frameworks.md, made of the adapters: `python -m tests.docs.frameworks_page` writes it."""
 
+import json
 from pathlib import Path
 
 from guardian.core import adapters
+from guardian.core.adapters import custom
 from guardian.core.job import KNOBS, SETTABLE
 
 PAGE = Path(__file__).parents[2] / "docs" / "frameworks.md"
@@ -24,6 +26,18 @@ This page is made from the adapters; a test compares it with them.
 """
 
 
+DESCRIBED = {
+    "knobs": {"device_batch": "--bs", "accumulation": "--accum", "resume_from": "--resume", "output_dir": "--out"},
+    "values": {"accumulation": 1},
+}
+
+
+def understood(about):
+    """The adapter of a family's example."""
+    env = {custom.ENV_FILE: "c.toml"} if about is custom.ABOUT else {}
+    return adapters.recognise(tuple(about.example.split()), env, {"c.toml": DESCRIBED}.__getitem__)
+
+
 def page():
     """The whole text."""
     return "\n".join([HEAD, *(_section(about) for about in adapters.abouts())])
@@ -31,7 +45,7 @@ def page():
 
 def _section(about):
     argv = tuple(about.example.split())
-    made = adapters.recognise(argv, {}, _no_file)
+    made = understood(about)
     known = [knob for knob in KNOBS if made.spec.knob(knob) is not None]
     after, edits = made.resume(argv, "/w/other/checkpoint-5", "/w/other")
     lines = [
@@ -39,6 +53,7 @@ def _section(about):
         "",
         about.started,
         "",
+        *(_file() if about is custom.ABOUT else ()),
         f"- Read of `{about.example}`: {', '.join(_told(made.spec, knob) for knob in known)}.",
         f"- Effective batch of that: {made.spec.effective_batch}.",
         f"- Filled in: {about.fills_in}",
@@ -74,8 +89,11 @@ def _rows(spec):
     return (spec.knob("device_batch") or 1) * (spec.knob("accumulation") or 1)
 
 
-def _no_file(path):
-    raise AssertionError(path)
+def _file():
+    tables = (
+        (name, "\n".join(f"{k} = {json.dumps(v)}" for k, v in table.items())) for name, table in DESCRIBED.items()
+    )
+    return ("```toml", "\n\n".join(f"[{name}]\n{lines}" for name, lines in tables), "```", "")
 
 
 if __name__ == "__main__":

@@ -56,10 +56,10 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Ad
     if adapter is not None:
         return adapter
     # The job waits for imports; our own trainer needs none of these.
-    from guardian.core.adapters import llamafactory, megatron, scripts, swift  # noqa: PLC0415
+    from guardian.core.adapters import custom, llamafactory, megatron, scripts, swift  # noqa: PLC0415
 
-    # Those that know a program by its name come before the one that knows it by its arguments.
-    for family in (swift, megatron, llamafactory, scripts):
+    # What a user describes counts; a program known by its name comes before one known by its arguments.
+    for family in (custom, swift, megatron, llamafactory, scripts):
         adapter = family.recognise(argv, env, read_config)
         if adapter is not None:
             return adapter
@@ -68,6 +68,7 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Ad
 
 def abouts() -> tuple[About, ...]:
     """What docs/frameworks.md says of each family."""
-    from guardian.core.adapters import llamafactory, megatron, scripts, swift  # noqa: PLC0415 - for docs alone
+    from guardian.core.adapters import custom, llamafactory, megatron, scripts, swift  # noqa: PLC0415 - for docs alone
 
-    return (embedded.ABOUT, swift.ABOUT, megatron.ABOUT, llamafactory.ABOUT, scripts.ABOUT, scripts.ABOUT_TRL)
+    by_name = (embedded.ABOUT, swift.ABOUT, megatron.ABOUT, llamafactory.ABOUT)
+    return (*by_name, scripts.ABOUT, scripts.ABOUT_TRL, custom.ABOUT)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from guardian.core import commandline
 from guardian.core.adapters import deepspeed, writing
 from guardian.core.adapters import words as reading
 from guardian.core.adapters.about import About
@@ -111,9 +112,10 @@ class Embedded:
     def launch_argv(self, argv: Argv, python: str) -> Argv:
         """What is executed: the user's Python where the command names one, else guardian's."""
         head, rest = _split(argv) or ((), argv)
-        if head and head[0] != VERB:
-            return argv
-        return (python, "-m", MODULE, VERB, *rest)
+        front, starts = _front(head)
+        if starts and starts[0] != VERB:
+            return commandline.launchable(argv)
+        return commandline.launchable((*front, python, "-m", MODULE, VERB, *rest))
 
     def resume(self, argv: Argv, checkpoint: str | None, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
         """The command from a checkpoint on, saving into the folder that it lies in unless the job named another."""
@@ -148,15 +150,16 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Em
     if parts is None:
         return None
     head, rest = parts
+    front, starts = _front(head)
     findings: list[Finding] = []
     words = Words(rest, reading.config(rest, read_config, findings))
-    asked = {**words.environment(), **env}
+    asked = {**words.environment(), **env, **dict(word.split("=", 1) for word in front)}
     values, implicit = _read(words, asked, findings)
     file = deepspeed.read(words.text("deepspeed"), read_config, findings)
     spec = JobSpec(
         family=FAMILY,
         launcher="torchrun" if {"NPROC_PER_NODE", "NNODES"} & asked.keys() else "python",
-        interpreter=head[0] if head and head[0] != VERB else None,
+        interpreter=starts[0] if starts and starts[0] != VERB else None,
         argv=argv,
         knobs=tuple((name, values.get(name)) for name in KNOBS),
         implicit=tuple(name for name in KNOBS if name in implicit),
@@ -166,8 +169,21 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Em
     return Embedded(spec, words.config, file)
 
 
+def _front(argv: Argv) -> tuple[Argv, Argv]:
+    """The variables that the command begins with, and the rest."""
+    at = next((at for at, word in enumerate(argv) if not commandline.VARIABLE.fullmatch(word)), len(argv))
+    return argv[:at], argv[at:]
+
+
 def _split(argv: Argv) -> tuple[Argv, Argv] | None:
     """What starts the trainer and what it is told, or None where the command starts something else."""
+    front, command = _front(argv)
+    parts = _started(command)
+    return ((*front, *parts[0]), parts[1]) if parts is not None else None
+
+
+def _started(argv: Argv) -> tuple[Argv, Argv] | None:
+    """The same, behind the variables."""
     if not argv:
         return None
     if argv[0] == VERB:

@@ -16,7 +16,6 @@ from guardian.errors import UserError
 
 Argv = tuple[str, ...]
 
-_VARIABLE = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _PYTHON = re.compile(r"(python|pypy)[\d.]*")
 _PYTHON_WITH_VALUE = frozenset({"-W", "-X", "--check-hash-based-pycs"})
 _COUNT = re.compile(r"[1-9]\d{0,5}")
@@ -113,11 +112,6 @@ def take_apart(argv: Argv) -> Command | None:
     return Command(variables, "direct", None, argv[at], False, argv[: at + 1], argv[at + 1 :])  # noqa: FBT003 - as above
 
 
-def launchable(argv: Argv) -> Argv:
-    """What can be executed: `NAME=value` in front of a command is the shell's way of writing, `env` is the system's."""
-    return ("env", *argv) if argv and _VARIABLE.fullmatch(argv[0]) else argv
-
-
 def ranks(command: Command, env: Mapping[str, str], read_config: ReadConfig, findings: list[Finding]) -> int | None:
     """How many processes train; None where only the machine knows."""
     match command.launcher:
@@ -150,7 +144,7 @@ def _before(argv: Argv) -> tuple[int, tuple[tuple[str, str], ...]]:
     """Where the first word is that is neither a variable nor a wrapper, and the variables on the way."""
     at, variables = 0, []
     while at < len(argv):
-        if _VARIABLE.fullmatch(argv[at]):
+        if commandline.VARIABLE.fullmatch(argv[at]):
             name, _, text = argv[at].partition("=")
             variables.append((name, text))
             at += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from guardian.core import commandline
 from guardian.core.adapters import hf, launchers, writing
 from guardian.core.adapters import words as reading
 from guardian.core.adapters.about import About
@@ -80,7 +81,7 @@ class Megatron:
     def launch_argv(self, argv: Argv, python: str) -> Argv:
         """The user's command; variables in front of it need `env`."""
         del python
-        return launchers.launchable(argv)
+        return commandline.launchable(argv)
 
     def resume(self, argv: Argv, checkpoint: str | None, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
         """The command from a checkpoint on, optimizer and iteration included: version 4 leaves them out unless told."""

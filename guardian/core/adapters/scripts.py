@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from guardian.core import commandline
 from guardian.core.adapters import deepspeed, hf, launchers, writing
 from guardian.core.adapters import words as reading
 from guardian.core.adapters.about import About
@@ -90,7 +91,7 @@ class Script:
     def launch_argv(self, argv: Argv, python: str) -> Argv:
         """The user's command; variables in front of it need `env`."""
         del python
-        return launchers.launchable(argv)
+        return commandline.launchable(argv)
 
     def resume(self, argv: Argv, checkpoint: str | None, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
         """The command from a checkpoint on; it goes on in the same folder by itself, if that is where it saved."""

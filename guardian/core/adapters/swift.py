@@ -92,7 +92,7 @@ class Swift:
     def launch_argv(self, argv: Argv, python: str) -> Argv:
         """The user's command; variables in front of it need `env`."""
         del python
-        return launchers.launchable(argv)
+        return commandline.launchable(argv)
 
     def resume(self, argv: Argv, checkpoint: str | None, output_dir: str | None) -> tuple[Argv, tuple[Edit, ...]]:
         """The command from a checkpoint on, saving into the folder that it lies in unless the job named another."""
