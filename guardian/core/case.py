@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from guardian.core import tracebacks
 from guardian.core.events import Hit, Line
 from guardian.core.exits import Exit, normal, signal_name
 from guardian.core.facts import facts_of
@@ -17,6 +18,11 @@ from guardian.core.values import dataclass
 _SOURCE = re.compile(
     r"(?:\S{1,40}[\]>):]\s*)?(?:-*>?\s*\d+\s+)?"
     r"(?:raise \w|assert |except[ (:]|warnings\.warn\(|log(?:ger|ging)?\.\w+\(|print\(|return f?[\"'])"
+)
+
+CHAINED = "During handling of the above exception, another exception occurred:"
+_OWN_FAULT = re.compile(
+    r"(?:\S{1,40}[\]>):] ?)?(?:Attribute|Type|Name|Key|UnboundLocal|Index|Value|Import|ModuleNotFound)Error\b"
 )
 
 
@@ -89,9 +95,23 @@ def _not_survived(hits: tuple[Hit, ...], tail: tuple[Line, ...]) -> tuple[Hit, .
     mark = max((hit.offset for hit in hits if hit.rule == PROGRESS), default=-1)
     steps = [line.number for line in tail if line.number is not None and progress(line.text.encode("utf-8", "replace"))]
     settled = max([0, *steps[-2:-1]])
-    said = [h for h in hits if h.rule != PROGRESS and not _SOURCE.match(h.line.text)]
+    caught = _mishandled(tail)
+    said = [h for h in hits if h.rule != PROGRESS and h.line.number not in caught and not _SOURCE.match(h.line.text)]
     left = [h for h in said if h.offset > mark and (h.line.number or 0) >= settled]
     return tuple(sorted(left, key=lambda hit: (hit.offset, hit.rule, hit.pattern)))
+
+
+def _mishandled(tail: tuple[Line, ...]) -> frozenset[int | None]:
+    """Lines of an interrupt that the program caught, and whose handler then failed by a fault of its own."""
+    found = set()
+    for at, line in enumerate(tail):
+        chained = line.text.rstrip().endswith("KeyboardInterrupt") and any(
+            one.text.endswith(CHAINED) for one in tail[at + 1 : at + 4]
+        )
+        last = next(iter(tracebacks.raised(tail[at + 1 :])), None) if chained else None
+        if last is not None and _OWN_FAULT.match(last.line.text):
+            found.add(line.number)
+    return frozenset(found)
 
 
 def _first_ranks(hits: tuple[Hit, ...]) -> list[tuple[int, Hit]]:

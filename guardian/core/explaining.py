@@ -65,7 +65,7 @@ class Explanation:
 
 def judge(rules: tuple[Rule, ...], log: Log, before: tuple[str, ...] | None = None) -> ev.Cause | None:
     """What ended the job, None: it works. `before`: the lines up to the deciding one, once that is known."""
-    went_on = log.code is None and _went_on(log)
+    went_on = log.code is None and _went_on(rules, log)
     if went_on:
         log = replace(log, hits=())
     step = _last_step(log, before or ())
@@ -143,14 +143,17 @@ def _texts(log: Log) -> list[str]:
     return [part for line in log.tail for part in line.text.split("\r") if part.strip()]
 
 
-def _went_on(log: Log) -> bool:
-    """Whether work is shown after the last line that looked like a failure."""
-    last = max((hit.line.number or 0 for hit in log.hits if hit.rule != PROGRESS), default=0)
+def _went_on(rules: tuple[Rule, ...], log: Log) -> bool:
+    """Whether work is shown after the last line that looked like a failure; for what is a symptom less is enough."""
+    hits = [hit for hit in log.hits if hit.rule != PROGRESS]
+    last = max((hit.line.number or 0 for hit in hits), default=0)
     if not last or not log.tail or log.tail[-1].number is None:
         return False
+    symptoms = {rule.id for rule in rules if rule.role == "symptom"}
+    least = signs.GOES_ON - 1 if {hit.rule for hit in hits} <= symptoms else signs.GOES_ON
     after = [line.text for line in log.tail if (line.number or 0) > last]
     parts = [part for text in after for part in text.split("\r")]
-    return signs.goes_on(parts) and not signs.trouble(parts)
+    return signs.goes_on(parts, least) and not signs.trouble(parts)
 
 
 def _last_step(log: Log, before: tuple[str, ...]) -> int | None:

@@ -27,9 +27,10 @@ _TROUBLE = re.compile(
     r"|terminated|timed? ?out|exited with)\b"
 )
 _ASIDE = re.compile(
-    r"(?i)\bwarn(?:ing)?s?\b|\[W\b|\[W\d|^W\d{4}|^wandb:|\bdeprecat|\w=(?:\S*)[,)]|(?:errors?|failed|failures)['\"]?\s*[:=]\s*0\b"
+    r"(?i)\bwarn(?:ing)?s?\b|\[W\b|\[W\d|^W\d{4}|^wandb:|\bdeprecat|\w=(?:\S*)[,)]|\b(?:0|no) (?:errors?|failures?)\b"
+    r"|(?:error|err|failed|failures?|invalid)\w*(?:[-_/@ ]\w+){0,2}['\"]?\s*[:=]\s*[-+]?[\d.]"
 )
-"""A warning, a tracker's summary, an argument as `key=value`, a count of none: no trouble by itself."""
+"""A warning, a tracker's summary, an argument as `key=value`, a measure or a count with its number: no trouble."""
 _NO_WORK = re.compile(r"^wandb:|Error\b|Traceback|^\s*File \"|[:=]\s*['\"(\[]*nan\b", re.IGNORECASE)
 
 _STEP = re.compile(
@@ -65,10 +66,10 @@ FRAMES_WITHIN = 150
 """Lines before the deciding one in which its traceback stands."""
 
 
-def goes_on(lines: Iterable[str]) -> bool:
+def goes_on(lines: Iterable[str], least: int = GOES_ON) -> bool:
     """Whether these lines, all after a place in the log, show that the work went on there."""
     seen = {line for line in lines if _works(line)}
-    return len(seen) >= GOES_ON
+    return len(seen) >= least
 
 
 def alive(lines: Iterable[str]) -> bool:

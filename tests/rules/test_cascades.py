@@ -133,3 +133,22 @@ def test_the_unused_parameters_of_ddp_are_healed_by_the_argument_for_them():
 def test_a_scheduler_tells_why_it_ended_a_job(text, failure):
     """A bare kill is no want of memory."""
     assert failure == explain(STEP % 1 + text, None).failure
+
+
+@pytest.mark.parametrize(
+    "after, failure",
+    [
+        ("AttributeError: 'NoneType' object has no attribute 'write'", "code_bug"),
+        ("RuntimeError: DataLoader worker (pid 5) is killed by signal: Interrupt.", "preempted_or_interrupted"),
+    ],
+)
+def test_a_caught_interrupt_whose_handler_fails_is_the_handlers_fault(after, failure):
+    """What the interrupt itself brings down is the interrupt's; a signal at the end says it all."""
+    text = (
+        "Traceback (most recent call last):\nKeyboardInterrupt\n\n"
+        "During handling of the above exception, another exception occurred:\n\n"
+        f'Traceback (most recent call last):\n  File "logger.py", line 9, in close\n{after}\n'
+    )
+
+    assert failure == explain(text).failure
+    assert "preempted_or_interrupted" == explain(text, 130).failure
