@@ -78,6 +78,15 @@ def test_other_settings_behind_a_file_are_pairs():
     assert Edit("accumulation", "8", "16", "preserving") in new.edits
 
 
+def test_the_last_of_two_pairs_counts_and_is_edited():
+    """As OmegaConf merges them."""
+    argv = words("llamafactory-cli train x.yaml per_device_train_batch_size=1 per_device_train_batch_size=4")
+    made = adapter(" ".join(argv))
+
+    assert 4 == made.spec.knob("device_batch")
+    assert "per_device_train_batch_size=2" == made.write(argv, {"device_batch": 2}).argv[4]
+
+
 def test_other_settings_without_a_file_are_flags():
     """As LLaMA-Factory reads them there."""
     new = adapter(FLAGS).write(words(FLAGS), {"max_length": 512})

@@ -140,6 +140,13 @@ def test_a_switch_is_read_and_written_in_its_own_spelling():
     )
 
 
+def test_a_twin_that_stands_behind_goes():
+    """It would win over the edited switch."""
+    given = "sft --model m --dataloader_pin_memory true --no_dataloader_pin_memory --seed 1"
+
+    assert words("sft --model m --dataloader_pin_memory true --seed 1") == write(given, {"pin_memory": True}).argv
+
+
 DS = {
     "train_micro_batch_size_per_gpu": 8,
     "gradient_accumulation_steps": "auto",
