@@ -104,8 +104,8 @@ def versions(folder: str) -> tuple[str, ...]:
     """A folder and the versioned ones (`v0-20261121-010227`) that swift and our trainer make below it."""
     try:
         below = sorted(n for n in os.listdir(folder) if VERSION.fullmatch(n))
-    except (FileNotFoundError, NotADirectoryError):
-        below = []
+    except OSError:
+        below = []  # who looks into the folder itself is told
     return (folder, *(os.path.join(folder, n) for n in below))
 
 
