@@ -118,6 +118,26 @@ def test_accelerates_file_says_how_many_ranks():
     ]
 
 
+@pytest.mark.parametrize(
+    "options, files, refused",
+    [
+        ("--config_file a.yaml", {"a.yaml": {"deepspeed_config": {"gradient_accumulation_steps": 2}}}, True),
+        ("--config_file a.yaml", {"a.yaml": {"deepspeed_config": {"gradient_accumulation_steps": "auto"}}}, False),
+        ("--use_deepspeed --gradient_accumulation_steps 2", {}, True),
+        ("--gradient_accumulation_steps 2", {}, False),
+        ("--deepspeed_config_file ds.json", {"ds.json": {"gradient_accumulation_steps": 2}}, True),
+        ("--deepspeed_config_file missing.json", {}, True),
+    ],
+)
+def test_an_accumulation_that_accelerate_repeats_is_not_changed_alone(options, files, refused):
+    """transformers compares the two and refuses to start where they differ."""
+    text = f"accelerate launch {options} train.py {ARGS}"
+
+    assert refused is (
+        "device_batch" in dict(adapter(text, files=files).write(words(text), {"device_batch": 2}).refused)
+    )
+
+
 def test_variables_in_front_are_set_by_env():
     """`NAME=value command` is a shell's way of writing; the system knows no such command."""
     command = words(f"HF_HUB_OFFLINE=1 python train.py {ARGS}")

@@ -218,11 +218,15 @@ def _option(command: Command, name: str) -> str | None:
     return next(iter(command.options[at[-1] + 1 :]), None) if at else None
 
 
+def accelerates_file(command: Command, env: Mapping[str, str]) -> str | None:
+    """The file that says how `accelerate launch` starts; the user's default one is not looked for."""
+    return _option(command, "config_file") or env.get("ACCELERATE_CONFIG_FILE")
+
+
 def _accelerate(
     command: Command, env: Mapping[str, str], read_config: ReadConfig, findings: list[Finding]
 ) -> str | None:
-    given = _option(command, "num_processes")
-    path = _option(command, "config_file") or env.get("ACCELERATE_CONFIG_FILE")
+    given, path = _option(command, "num_processes"), accelerates_file(command, env)
     if given is not None or path is None:
         return given
     try:
@@ -230,6 +234,23 @@ def _accelerate(
     except UserError as error:
         findings.append(Finding("config-unreadable", "warning", f"{error}; the number of ranks is unknown"))
         return "unknown"
+
+
+def own_accumulation(command: Command, env: Mapping[str, str], read_config: ReadConfig) -> bool:
+    """Whether accelerate's DeepSpeed settings repeat the accumulation, so that the script's cannot be changed alone."""
+    if command.launcher != "accelerate":
+        return False
+    path = accelerates_file(command, env)
+    try:
+        content = read_config(path) if path else {}
+        inner = content.get("deepspeed_config")
+        settings = dict(inner) if isinstance(inner, Mapping) else {}
+        path = _option(command, "deepspeed_config_file") or settings.get("deepspeed_config_file")
+        settings |= read_config(str(path)) if path else {}
+    except UserError:
+        return True
+    given = _option(command, "gradient_accumulation_steps") if "--use_deepspeed" in command.options else None
+    return (given or settings.get("gradient_accumulation_steps", "auto")) != "auto"
 
 
 def _product(factors: Mapping[str, str], findings: list[Finding]) -> int | None:

@@ -166,7 +166,9 @@ def _understood(
         TRL if trl else FAMILY, argv, words, values, absent, defaults, findings,
         launcher="accelerate" if trl else command.launcher, interpreter=command.interpreter, file=file,
     )  # fmt: skip
-    return Script(spec, command, words.config, _lone_file(words.rest) is not None, _tongue(words, length), file)
+    tied = _OWN_ACCUMULATION if launchers.own_accumulation(command, asked, read_config) else None
+    tongue = _tongue(words, length, tied or hf.without_own_search(words))
+    return Script(spec, command, words.config, _lone_file(words.rest) is not None, tongue, file)
 
 
 def _given(command: Command, read_config: ReadConfig, findings: list[Finding]) -> Words:
@@ -188,14 +190,15 @@ def _tells(words: Words) -> bool:
     return given >= 2 or (given == 1 and words.text("output_dir") is not None)
 
 
-def _tongue(words: Words, length: str | None) -> Tongue:
+_OWN_ACCUMULATION = "accelerate's DeepSpeed settings repeat the accumulation; write auto there"
+
+
+def _tongue(words: Words, length: str | None, fixed: str | None) -> Tongue:
     names = {**WRITTEN, "dtype": "bf16", **({"max_length": length} if length else {})}
     if words.text("warmup_ratio") is not None:
         # transformers 5 has lost the option; where it stands, it is known.
         names["warmup_ratio"] = "warmup_ratio"
-    return Tongue(
-        tuple(names.items()), fixed=hf.fixed_batch(hf.without_own_search(words)), dtype=tuple(p[0] for p in PRECISIONS)
-    )
+    return Tongue(tuple(names.items()), fixed=hf.fixed_batch(fixed), dtype=tuple(p[0] for p in PRECISIONS))
 
 
 def _dtype(words: Words) -> str | None:
