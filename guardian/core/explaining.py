@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from guardian.core import diagnosing, signs
+from guardian.core import diagnosing, signs, tracebacks
 from guardian.core import events as ev
 from guardian.core.masking import mask
 from guardian.core.rules import PROGRESS, Rule
@@ -75,7 +75,8 @@ def judge(rules: tuple[Rule, ...], log: Log, before: tuple[str, ...] | None = No
     cause = diagnosing.diagnose(rules, attempt, _run(attempt)).cause
     if cause is not None and cause.id == "unknown" and log.code is None and cause.rule is None:
         texts = _texts(log)
-        works = went_on or (signs.alive(texts) and not signs.trouble(texts[-signs.LAST_LINES :]))
+        last = tracebacks.without_asides(texts)[-signs.LAST_LINES :]
+        works = went_on or (signs.alive(texts) and not signs.trouble(last))
         return None if works else _told_nothing(log, cause)
     return cause
 

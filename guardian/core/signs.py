@@ -27,7 +27,8 @@ _TROUBLE = re.compile(
     r"|terminated|timed? ?out|exited with)\b"
 )
 _ASIDE = re.compile(
-    r"(?i)\bwarn(?:ing)?s?\b|\[W\b|\[W\d|^W\d{4}|^wandb:|\bdeprecat|\w=(?:\S*)[,)]|\b(?:0|no) (?:errors?|failures?)\b"
+    r"(?i)\bwarn(?:ing)?s?\b|\[W\b|\[W\d|^W\d{4}|^wandb:|\bdeprecat|\b[IW] tensorflow|Unable to register cu\w+"
+    r"|\w=(?:\S*)[,)]|\b(?:0|no) (?:errors?|failures?)\b"
     r"|(?:error|err|failed|failures?|invalid)\w*(?:[-_/@ ]\w+){0,2}['\"]?\s*[:=]\s*[-+]?[\d.]"
 )
 """A warning, a tracker's summary, an argument as `key=value`, a measure or a count with its number: no trouble."""

@@ -43,6 +43,20 @@ def raised(lines: Iterable[Line]) -> tuple[Raised, ...]:
     return tuple(found)
 
 
+def without_asides(texts: Iterable[str]) -> list[str]:
+    """The lines without the tracebacks after which Python goes on."""
+    left: list[str] = []
+    skipping = False
+    for text in texts:
+        bare = _split_rank(text)[1]
+        skipping = skipping or bare.startswith(_ASIDE)
+        if not skipping:
+            left.append(text)
+        elif not (bare.startswith((*_ASIDE, HEADER)) or bare[:1].isspace() or not bare.strip()):
+            skipping = False  # the exception's own line ends it
+    return left
+
+
 def rank_of(text: str) -> int | None:
     """The rank that a line belongs to, where it says so."""
     return _split_rank(text)[0]

@@ -152,3 +152,19 @@ def test_a_caught_interrupt_whose_handler_fails_is_the_handlers_fault(after, fai
 
     assert failure == explain(text).failure
     assert "preempted_or_interrupted" == explain(text, 130).failure
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        'Exception ignored in: <function>\nTraceback (most recent call last):\n  File "p.py", line 2\nTypeError: no\n',
+        "wandb: Network error (ConnectionError), entering retry loop.\n" + STEP % 8 + STEP % 9,
+        "[rank0]:[W1218 ProcessGroupNCCL.cpp:1250] Warning: WARNING: process group has NOT been destroyed before exit\n",
+        "train-error-top1: 0.31\nval_error: 0.2, failed=0\n",
+    ],
+)
+def test_a_job_that_works_is_healthy_whatever_it_complains_of_at_its_end(end):
+    """What Python tells and goes on after, what is tried again, measures that are called errors."""
+    told = explain("loading data\n" + "".join(STEP % n for n in range(1, 8)) + end, None)
+
+    assert "healthy" == told.failure, told.evidence
