@@ -19,6 +19,7 @@ from guardian.core.units import shown
 from guardian.core.values import dataclass
 
 HEALTHY = "healthy"
+NUMBERS = ("nan_loss", "loss_spike")
 LAST_LINES = 3
 RANKS_MOST = 64
 TAIL_JUDGED = 40
@@ -73,6 +74,8 @@ def judge(rules: tuple[Rule, ...], log: Log, before: tuple[str, ...] | None = No
     made = step if step is not None or not log.logged else 1
     attempt = _attempt(log, made, _phase(log, before, made) if before else None)
     cause = diagnosing.diagnose(rules, attempt, _run(attempt)).cause
+    if cause is None and log.code == 0:
+        return _went_bad(rules, log, before)
     if cause is not None and cause.id == "unknown" and log.code is None and cause.rule is None:
         texts = _texts(log)
         last = tracebacks.without_asides(texts)[-signs.LAST_LINES :]
@@ -108,6 +111,12 @@ def explain(rules: tuple[Rule, ...], log: Log, cause: ev.Cause | None, before: t
         blind=cause.blind,
         actions=_actions(cause, rule),
     )
+
+
+def _went_bad(rules: tuple[Rule, ...], log: Log, before: tuple[str, ...] | None) -> ev.Cause | None:
+    """What exit code 0 hides: numbers that are none. Of a job that nobody watched the text is all there is."""
+    told = judge(rules, replace(log, code=None), before)
+    return told if told is not None and told.id in NUMBERS else None
 
 
 def _told_nothing(log: Log, cause: ev.Cause) -> ev.Cause:

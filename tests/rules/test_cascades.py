@@ -168,3 +168,11 @@ def test_a_job_that_works_is_healthy_whatever_it_complains_of_at_its_end(end):
     told = explain("loading data\n" + "".join(STEP % n for n in range(1, 8)) + end, None)
 
     assert "healthy" == told.failure, told.evidence
+
+
+def test_exit_code_0_hides_no_loss_that_is_no_number():
+    """A script of nobody's family prints its loss in its own way, and ends as if all were well."""
+    text = "loading data\nepoch 1 mean loss: 2.3\nepoch 2 mean loss: nan\nsaved model.pt\n"
+
+    assert ("nan_loss", 3) == (explain(text, 0).failure, explain(text, 0).evidence[0].number)
+    assert "healthy" == explain(text.replace("nan", "2.1"), 0).failure
