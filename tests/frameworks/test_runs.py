@@ -101,6 +101,7 @@ def test_a_script_under_accelerate_is_killed_and_goes_on(supervised):
 
 
 @pytest.mark.long
+@pytest.mark.xfail(strict=True, reason="TRL's own scripts call train() without the checkpoint that they are given")
 @pytest.mark.parametrize("start", ["trl sft --num_processes 1", "torchrun --standalone --nproc_per_node 2 {sft}"])
 def test_trl_is_killed_and_goes_on(supervised, tmp_path, start):
     """Its own command, and its script under torchrun."""
@@ -120,15 +121,31 @@ def test_trl_is_killed_and_goes_on(supervised, tmp_path, start):
 
 @pytest.mark.long
 @pytest.mark.parametrize("family", ["swift", "swift3"])
-@pytest.mark.parametrize("tuner, ranks", [("lora", 2), ("full", 1)])
-def test_swift_is_killed_and_goes_on(supervised, tmp_path, family, tuner, ranks):
-    """Its versioned folder is gone on in, the accumulation that it filled in counts, no rank is left over."""
+def test_swift_is_killed_and_goes_on(supervised, tmp_path, family):
+    """LoRA, two ranks: its versioned folder is gone on in, the accumulation that it filled in counts."""
     python = tiny(family, tmp_path)
-    flag = "--train_type" if family == "swift3" else "--tuner_type"
-    start = ("NPROC_PER_NODE=2",) if ranks > 1 else ()
-    data = ("--model", "tiny/model", "--dataset", "tiny/messages.jsonl", flag, tuner, *(GLOO if ranks > 1 else ()))
+    data = ("--model", "tiny/model", "--dataset", "tiny/messages.jsonl", *GLOO)
     guarded = supervised(
-        *start, str(python.parent / "swift"), *SWIFT, *data, env=harm(python, do="kill", step=6, rank=ranks - 1)
+        "NPROC_PER_NODE=2", str(python.parent / "swift"), *SWIFT, *data, env=harm(python, do="kill", step=6, rank=1)
+    )
+
+    finished_again(guarded, from_step=3, steps=8, rows=16)
+    assert ["resume_from", "output_dir", "add_version"] == [e.knob for e in guarded.events(ev.Planned)[1].edits]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "family, tuner, where", [("swift", "--tuner_type", ()), ("swift3", "--train_type", ("--config",))]
+)
+def test_swift_with_a_file_is_killed_and_goes_on(supervised, tmp_path, family, tuner, where):
+    """All weights, one process, everything in a file: first in version 4, behind --config in 3, where the file wins."""
+    python = tiny(family, tmp_path)
+    names, values = SWIFT[1::2], SWIFT[2::2]
+    given = {name[2:]: value for name, value in zip(names, values, strict=True)}
+    config = {**given, "model": "tiny/model", "dataset": ["tiny/messages.jsonl"], tuner[2:]: "full"}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    guarded = supervised(
+        str(python.parent / "swift"), "sft", *where, "c.yaml", env=harm(python, do="kill", step=6, rank=0)
     )
 
     finished_again(guarded, from_step=3, steps=8, rows=16)

@@ -38,7 +38,10 @@ ABOUT = About(
     started="`llamafactory-cli train x.yaml key=value ...`, or flags and no file; `lmf`; `FORCE_TORCHRUN=1`.",
     fills_in="As transformers, but activations are recomputed unless `disable_gradient_checkpointing`.",
     resumes="The checkpoint; a path that is given overrules its own search for the newest.",
-    proved=("0.9.5 with transformers 5.6: LoRA, one process and two gloo ranks",),
+    proved=(
+        "0.9.5 with transformers 5.6: LoRA, one process and two gloo ranks",
+        "out of memory: the device batch halved, the accumulation doubled",
+    ),
     dry=("flags without a file, several nodes, `dpo`, `kto`, `pt`",),
     refused=("device batch and accumulation of PPO and of reward models",),
 )

@@ -47,7 +47,7 @@ ABOUT = About(
     resumes="`--resume_from_checkpoint`, which the script must hand to `train()`, as transformers' examples do.",
     proved=(
         "transformers 5.19: `python`, `torchrun` with two gloo ranks, `accelerate launch` with one process",
-        "TRL 0.29's `sft.py` under `torchrun` with two gloo ranks",
+        "out of memory: the device batch halved, the accumulation doubled, the same rows per step",
     ),
     dry=("`deepspeed`, several nodes, FSDP, Transformers 4",),
     refused=(
@@ -60,9 +60,8 @@ ABOUT_TRL = About(
     example="trl sft --per_device_train_batch_size 2 --gradient_accumulation_steps 8 --num_processes 2",
     started="`trl sft`, `dpo`, `kto`, `reward`, `grpo`, `rloo`, with `--config` or flags.",
     fills_in="What is TRL's own differs by version and method: unknown until the job tells it.",
-    resumes="`--resume_from_checkpoint`.",
-    proved=("0.29.1 with transformers 5.19: `trl sft`, one process",),
-    dry=("several processes, the other methods",),
+    resumes="`--resume_from_checkpoint`, which TRL's own scripts read and do not hand to `train()`.",
+    dry=("everything: 0.29.1 was killed and began again from its first step",),
 )
 
 

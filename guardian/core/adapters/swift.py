@@ -62,6 +62,7 @@ ABOUT = About(
     proved=(
         "4.6.0 with transformers 5.19: LoRA on two gloo ranks, full on one process",
         "3.12.6 with transformers 4.57: LoRA on two gloo ranks, full on one process",
+        "out of memory on two ranks, both versions: the device batch halved, the accumulation doubled",
     ),
     dry=("`swift pt`, `swift rlhf`, sequence parallelism, DeepSpeed presets, several nodes",),
     refused=("device batch and accumulation of GRPO, PPO and GKD, which are tied to the answers generated per prompt",),
