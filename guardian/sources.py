@@ -150,9 +150,20 @@ def watch_orphans(attempt: int, mark: str, known: frozenset[processes.Identity],
 class CheckpointWatch:
     """Posts each checkpoint of a folder once, when it is first seen complete; `known` paths are told already."""
 
-    def __init__(self, attempt: int, folder: str, since: float | None, known: frozenset[str], post: Post) -> None:
+    def __init__(
+        self,
+        attempt: int,
+        folder: str,
+        post: Post,
+        *,
+        since: float | None,
+        known: frozenset[str],
+        world: int | None,
+    ) -> None:
+        """`world`: ranks that must have left their part in a checkpoint; None: not all of them save here."""
         self.attempt = attempt
         self.folder = folder
+        self._world = world
         self._since = since
         self._post = post
         self._seen = set(known)
@@ -183,7 +194,7 @@ class CheckpointWatch:
 
     def _scan(self) -> None:
         try:
-            found = checkpoints.scan(self.folder, since=self._since)
+            found = checkpoints.scan(self.folder, since=self._since, world=self._world)
         except OSError as error:
             self._post(ev.SourceLost("checkpoints", str(error), self.attempt))
             return

@@ -289,7 +289,9 @@ class Supervisor:
             known.close()
         since = checkpoints.first_write(self._attempt_folder(1) / wire.LAUNCH)
         told = frozenset(c.path for a in self.run.attempts for c in a.checkpoints)
-        self._watch = sources.CheckpointWatch(hello.attempt, hello.output_dir, since, told, self.post)
+        self._watch = sources.CheckpointWatch(
+            hello.attempt, hello.output_dir, self.post, since=since, known=told, world=self._world()
+        )
 
     def _housekeeping(self) -> None:
         blind = self._ledger.failing
@@ -511,12 +513,25 @@ class Supervisor:
         since = checkpoints.first_write(self._attempt_folder(1) / wire.LAUNCH)
         pinned: tuple[ev.Checkpoint, ...] = ()
         try:
-            pinned = checkpoints.scan(str(self._folder / pins.FOLDER))
-            found = [c for f in self._output_dirs() for c in checkpoints.scan(f, since=since, announced=announced)]
+            pinned = checkpoints.scan(str(self._folder / pins.FOLDER), world=self._world())
+            found = [
+                c
+                for folder in self._output_dirs()
+                for c in checkpoints.scan(folder, since=since, announced=announced, world=self._world())
+            ]
         except OSError as error:
             why = f"the checkpoint folder cannot be read: {error.strerror}"
             return tuple(sorted([*pinned, *self._known()], key=lambda c: c.step)), why
         return tuple(sorted([*found, *pinned], key=lambda c: c.step)), None
+
+    def _world(self) -> int | None:
+        """The ranks whose part each checkpoint must hold, as the job last said; None: unknown, or they save elsewhere.
+
+        Ranks of other nodes may keep their random state on disks of their own.
+        """
+        if dict(self.run.created.env).get("NNODES", "1") != "1":
+            return None
+        return next((a.hello.world for a in reversed(self.run.attempts) if a.hello), None)
 
     def _known(self) -> tuple[ev.Checkpoint, ...]:
         """The checkpoints that were ever seen whole: to begin again because nobody can look would throw them away."""
@@ -556,7 +571,7 @@ class Supervisor:
 
             judged = inspect(
                 [c.path for c in ended.checkpoints],
-                world=attempt.hello.world if attempt.hello else None,
+                world=self._world(),
                 interpreter=python,
                 deadline_s=allowed_s,
                 stop=lambda: bool(self.run.stop_requests),
