@@ -143,8 +143,9 @@ def fitting_workers(present: int, now: Mapping[str, Value], facts: Facts) -> int
 
 
 def _safe_rate(now: Mapping[str, Value], facts: Facts) -> float | None:
-    """The dtype's; None where it is unknown, and for an optimizer that its scale does not fit."""
-    if str(facts.get("optimizer") or "").lower().startswith("sgd"):
+    """The dtype's; None where it is unknown, and for an optimizer that is not of Adam's kind: other scales."""
+    optimizer = facts.get("optimizer")
+    if optimizer is not None and "adam" not in str(optimizer).lower():
         return None
     return SAFE_RATES.get(str(now.get("dtype")))
 

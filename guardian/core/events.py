@@ -436,6 +436,8 @@ class Hello:
     gradient_checkpointing: bool | None = None
     armed: bool | None = None
     """It prints its stacks when asked (core/wire.py, STACKS)."""
+    optimizer: str | None = None
+    """As the argument names it: `adamw_torch`, `sgd`, ..."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from guardian.core.commandline import value as argument
 from guardian.core.run import Attempt, Run
 from guardian.core.units import shown
 from guardian.core.values import dataclass
@@ -96,6 +97,12 @@ FACTS = {
     "open_files_limit": Fact(
         "open files that a process may have at most (hard limit)", "files", _HOST, "outside Linux"
     ),
+    "optimizer": Fact(
+        "the optimizer, as the training's arguments name it",
+        TEXT,
+        f"{_COMPANION}, else the command",
+        "without the companion where the command's words do not name it",
+    ),
     "phase": Fact(
         "what the job was last seen at: train, eval or save", TEXT, _COMPANION, _NO_COMPANION, "last seen in phase {}"
     ),
@@ -117,6 +124,7 @@ def facts_of(run: Run, attempt: Attempt) -> dict[str, float | str]:
     start = _start(attempt)
     known: dict[str, float | str | None] = {
         **_of_hello(attempt),
+        "optimizer": (attempt.hello.optimizer if attempt.hello else None) or argument(run.created.argv, "optim"),
         "steps_done": float(steps_done(run)),
         "steps_since_start": float(max(0, (attempt.last_step or 0) - start)),
         "resumed": float(attempt.plan.resume_from is not None or start > 0),

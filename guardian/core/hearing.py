@@ -126,6 +126,7 @@ def _hello(said: _Said) -> tuple[Heard, ...]:
         eval_batch=said.maybe_whole("eval_batch"),
         gradient_checkpointing=said.maybe_flag("gradient_checkpointing"),
         armed=said.maybe_flag("armed"),
+        optimizer=said.maybe_text("optimizer"),
     )
     return (hello,)
 

@@ -54,7 +54,8 @@ COMPANION_KNOBS = frozenset({
 #           class (trainer), the checkpoint or null (resumed_from), and versions, an object of python, torch,
 #           transformers, peft, accelerate and deepspeed; as they are in the loop, absent or null where unknown:
 #           device (type of the model's), workers, prefetch and pin_memory (of the loader), eval_batch (per device,
-#           argument), gradient_checkpointing (of the model; one of the job's own is not seen); armed (for STACKS)
+#           argument), gradient_checkpointing (of the model; one of the job's own is not seen), optimizer (the
+#           argument `optim`); armed (for STACKS)
 #   lr      knob learning_rate, once the checkpoint is loaded: step, before, after (of the first group), or error: why
 #           nothing was set
 #   longest knob longest, before forward: step (at work: finished steps + 1), rows, longest (tokens of the longest row;

@@ -93,11 +93,13 @@ def test_a_rank_has_workers_of_its_own():
         (1e-3, "bfloat16", None, 1e-4),
         (1e-4, "bfloat16", None, 5e-5),
         (2e-5, None, None, 1e-5),
+        (1e-3, "bfloat16", "paged_adamw_8bit", 1e-4),
         (12.0, "float32", "sgd", 6.0),
+        (12.0, "float32", "adafactor", 6.0),
     ],
 )
 def test_a_lower_rate_is_at_most_half_and_at_most_safe(rate, dtype, optimizer, lower):
-    """The safe rates are those of Adam's scale: an SGD run is halved only."""
+    """The safe rates are those of Adam's scale: any other optimizer's rate is halved only."""
     now = {"learning_rate": rate, "dtype": dtype}
 
     assert {"learning_rate": lower} == made(now, {"optimizer": optimizer}, learning_rate="lower-or-safe")

@@ -10,7 +10,9 @@ from guardian.core.run import Attempt, Run
 from guardian.core.trail import Trail
 from tests.core.attempts import attempt, hello, run
 
-HELLO = replace(hello(100, 40), device="cpu", workers=2, prefetch=4, eval_batch=8, gradient_checkpointing=False)
+HELLO = replace(
+    hello(100, 40), device="cpu", workers=2, prefetch=4, eval_batch=8, gradient_checkpointing=False, optimizer="sgd"
+)
 
 
 def known(one, *before):
@@ -29,6 +31,16 @@ def test_what_the_training_loop_said_is_known():
     assert ("cpu", 2.0, 4.0, 8.0, 0.0) == tuple(
         facts[name] for name in ("device", "workers", "prefetch", "eval_batch", "gradient_checkpointing")
     )
+
+
+def test_the_optimizer_is_the_loops_own_word_else_the_commands():
+    """A loop that came up knows what a configuration file said; before it there are the words of the command."""
+    told = known(attempt(1, hellos=(replace(HELLO, optimizer="adamw_torch"),)))
+    whole = run(attempt(1))
+    named = replace(whole, created=replace(whole.created, argv=("sft", "--optim", "sgd")))
+
+    assert "adamw_torch" == told["optimizer"]
+    assert "sgd" == facts_of(named, named.attempts[-1])["optimizer"]
 
 
 def test_what_nobody_told_is_not_there():

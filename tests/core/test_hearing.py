@@ -44,6 +44,7 @@ HELLO = {
     "eval_batch": 8,
     "gradient_checkpointing": False,
     "armed": True,
+    "optimizer": "adamw_torch",
 }
 LINES = (
     HELLO,
@@ -98,13 +99,14 @@ def test_a_hello_is_heard_with_everything_it_says():
             eval_batch=8,
             gradient_checkpointing=False,
             armed=True,
+            optimizer="adamw_torch",
         ),
     )
 
 
 def test_a_hello_of_an_older_companion_leaves_unknown_what_it_does_not_say():
     """Unknown is not zero, and not off."""
-    new = ("device", "workers", "prefetch", "pin_memory", "eval_batch", "gradient_checkpointing", "armed")
+    new = ("device", "workers", "prefetch", "pin_memory", "eval_batch", "gradient_checkpointing", "armed", "optimizer")
     (hello,) = heard({name: value for name, value in HELLO.items() if name not in new})
 
     assert {None} == {getattr(hello, name) for name in new}

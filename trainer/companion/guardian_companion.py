@@ -466,6 +466,7 @@ class Companion:
             versions=versions(),
             armed="stacks" in self.knobs and known(lambda: beside("guardian_stacks").armed()),
             eval_batch=known(lambda: args.per_device_eval_batch_size),
+            optimizer=known(lambda: str(getattr(args.optim, "value", args.optim))),
             **(known(model_facts, model) or {}),
             **(known(loader_facts, loader) or {}),
             **batch_facts(self.trainer, args, loader),
