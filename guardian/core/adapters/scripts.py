@@ -49,7 +49,10 @@ ABOUT = About(
         "transformers 5.19: `python`, `torchrun` with two gloo ranks, `accelerate launch` with one process",
         "out of memory: the device batch halved, the accumulation doubled, the same rows per step",
     ),
-    dry=("`deepspeed`, several nodes, FSDP, Transformers 4",),
+    dry=(
+        "`deepspeed`, several nodes, FSDP, transformers 4",
+        "scripts with a parser of their own: one that does not know an added option ends at once",
+    ),
     refused=(
         "the batch under `auto_find_batch_size`, which sets it by itself",
         "a warm-up share or a length that the command does not name: the script may not know it",
