@@ -176,3 +176,18 @@ def test_exit_code_0_hides_no_loss_that_is_no_number():
 
     assert ("nan_loss", 3) == (explain(text, 0).failure, explain(text, 0).evidence[0].number)
     assert "healthy" == explain(text.replace("nan", "2.1"), 0).failure
+
+
+@pytest.mark.parametrize(
+    "code, failure, line", [(1, "code_bug", 3), (137, "preempted_or_interrupted", 7), (139, "segfault", 7)]
+)
+def test_a_launchers_exception_is_not_the_jobs(code, failure, line):
+    """accelerate and LLaMA-Factory raise one for their child: what it left, or its exit code, decides."""
+    text = (
+        'Traceback (most recent call last):\n  File "train.py", line 3, in step\nKeyError: 7\n'
+        'Traceback (most recent call last):\n  File "accelerate", line 8, in <module>\n    sys.exit(main())\n'
+        f"subprocess.CalledProcessError: Command '['python', 'train.py']' returned non-zero exit status {code}.\n"
+    )
+    told = explain(text if code == 1 else text.replace("KeyError: 7", "  note"))
+
+    assert (failure, line) == (told.failure, told.evidence[0].number)
