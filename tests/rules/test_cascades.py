@@ -191,3 +191,15 @@ def test_a_launchers_exception_is_not_the_jobs(code, failure, line):
     told = explain(text if code == 1 else text.replace("KeyError: 7", "  note"))
 
     assert (failure, line) == (told.failure, told.evidence[0].number)
+
+
+@pytest.mark.parametrize(
+    "code, failure",
+    [("-9", "preempted_or_interrupted"), ("-11", "segfault"), ("-7", "shm_bus_error"), ("1", "unknown")],
+)
+def test_deepspeeds_launcher_tells_how_its_child_ended(code, failure):
+    """It has no table; without a word of the child's own this is all there is."""
+    line = f"[2024-01-01 00:00:00,000] [ERROR] [launch.py:321:sigkill_handler] ['python'] exits with return code = {code}\n"
+
+    assert failure == explain(line, None).failure
+    assert "cuda_oom" == explain(OOM + line).failure
