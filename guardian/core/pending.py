@@ -8,6 +8,7 @@ reads nor writes. A job that caught its error goes on: a step, an evaluation or 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from guardian.core.values import dataclass
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from guardian.core.policy import Policy
     from guardian.core.run import Attempt
 
+PREFETCH = 2
+"""Batches that each data loader process makes ahead where nobody says how many (torch/utils/data/dataloader.py)."""
+STEPS_AHEAD = 2
+"""Of which the training loop itself has taken the batches out of the loader (transformers, accelerate)."""
 SETTLE_STEPS = 3
 """Typical steps that a job which printed a fatal line may be silent for, at least."""
 IDLE_OVER_S = 10.0
@@ -50,14 +55,16 @@ class Confirmed:
 def judge(attempt: Attempt, policy: Policy, now: float, step_s: float | None) -> Patience | Doubt | Confirmed:
     """What to make of the attempt's suspicions; `step_s`: wall seconds of a typical step."""
     open_ones = [
-        (_due(wall, one, policy, step_s), wall, one) for wall, one in attempt.suspected if not _went_on(attempt, wall)
+        (_due(max(wall, attempt.step_wall or 0.0), one, policy, step_s), wall, one)
+        for wall, one in attempt.suspected
+        if not _went_on(attempt, wall)
     ]
     if not open_ones:
         return Patience(None)
     due, _, first = min(open_ones, key=lambda each: each[0])
     if now < due:
         return Patience(due)
-    if first.confirm == "line" or _in_steady_training(attempt):
+    if first.confirm == "line" or (step_s is not None and _in_steady_training(attempt)):
         return Confirmed(first)
     seen = [one for one in attempt.activity if one.wall >= due]
     if len(seen) == 2 and seen[1].wall - seen[0].wall >= IDLE_OVER_S and idle(seen[0], seen[1]):
@@ -75,7 +82,15 @@ def idle(before: Activity, after: Activity) -> bool:
 
 
 def _went_on(attempt: Attempt, wall: float) -> bool:
-    return attempt.step_wall is not None and attempt.step_wall > wall
+    """Steps from batches that lay ready prove nothing: a loader that lost one stops the job when its turn comes."""
+    if attempt.step_wall is None or attempt.step_wall <= wall:
+        return False
+    hello = attempt.hello
+    if hello is None or not hello.workers:
+        return True
+    ready = math.ceil(hello.workers * (hello.prefetch or PREFETCH) / max(1, hello.accumulation)) + STEPS_AHEAD
+    newest = attempt.steps[-ready - 1] if len(attempt.steps) > ready else None
+    return newest is not None and newest.wall > wall
 
 
 def _due(wall: float, suspected: Suspected, policy: Policy, step_s: float | None) -> float:

@@ -326,6 +326,17 @@ def test_a_job_that_goes_on_has_survived(sign):
     assert do.Wait() == living(suspected(), *sign, after=600)
 
 
+@pytest.mark.parametrize("upto, survived", [(13, False), (20, False), (21, True)])
+def test_steps_from_batches_that_lay_ready_do_not_prove_that_it_survived(upto, survived):
+    """A loader that lost a batch stops the job only when its turn comes: 4 x 8 batches of 4 a step, and 2 steps ahead."""
+    loading = replace(tell.hello()[0], workers=4, prefetch=8)
+    parts = (tell.created(argv=ARGV), tell.launched(), loading, tell.steps(1, 10), suspected(), tell.steps(11, upto))
+    run = story(*parts)
+
+    assert (do.Wait if survived else do.BeginStop) is type(do.decide(run, TERMS, run.heard_wall + 31))
+    assert isinstance(do.decide(run, TERMS, run.heard_wall + 29), do.Wait)
+
+
 def test_slow_steps_are_given_three_of_their_own():
     """Steps of a minute: the line is waited for three of them."""
     slow = tell.steps(11, 20, every_s=60)
