@@ -43,6 +43,9 @@ def memory_of(mib):
         pytest.skip(f"no memory cgroup can be made here: {error}")
     try:
         (group / limit).write_text(str(mib * 2**20))
+        for name, allowed in (("memory.swap.max", 0), ("memory.memsw.limit_in_bytes", mib * 2**20)):
+            with contextlib.suppress(OSError):  # where there is swap it would hold what is too much
+                (group / name).write_text(str(allowed))
         yield ("sh", "-c", JOIN, str(group / "cgroup.procs"))
     finally:
         leave(group)
