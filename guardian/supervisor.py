@@ -350,6 +350,8 @@ class Supervisor:
                 return self._diagnose()
             case do.Inspect(attempt=attempt):
                 return self._inspect(attempt)
+            case do.Rate(asked=asked):
+                return self._rate(asked)
             case do.Finish(finished=finished):
                 return self._finish(finished)
 
@@ -581,13 +583,31 @@ class Supervisor:
 
         return self._start(work, read)
 
+    def _rate(self, asked: ev.Rated) -> bool:
+        """Have a copy of a checkpoint made with another learning rate; it may be as large as the checkpoint."""
+        work = (f"rate {asked.source} {asked.target}", asked.attempt)
+        if self._worked_s(work) > do.CHECKING_MAX_S + PATIENCE_S:
+            return self.take(replace(asked, copy=None, why=f"took over {do.CHECKING_MAX_S} s"))
+        plan = self.run.attempts[asked.attempt - 1].plan
+
+        def rate() -> None:
+            from guardian.host import jobpython, rating  # noqa: PLC0415 - the first launch does not wait for it
+
+            rating.release(str(self._folder / "attempts"))
+            python = jobpython.interpreter(plan.argv, self._outlook.environment, self.run.created.cwd)
+            stop = lambda: bool(self.run.stop_requests)  # noqa: E731 - asked in the thread
+            self.post(rating.rate(asked, interpreter=python, deadline_s=do.CHECKING_MAX_S, stop=stop))
+
+        return self._start(work, rate)
+
     def _finish(self, finished: ev.RunFinished) -> bool:
         if not self.take(finished):
             return False
         if finished.outcome is ev.Outcome.FINISHED:
-            from guardian.host import pins  # noqa: PLC0415 - the first launch does not wait for it
+            from guardian.host import pins, rating  # noqa: PLC0415 - the first launch does not wait for it
 
             pins.release(str(self._folder / pins.FOLDER))
+            rating.release(str(self._folder / "attempts"))
         return True
 
     def _attempt_folder(self, number: int) -> Path:

@@ -83,7 +83,7 @@ def certify(run: Run) -> Certificate:
     counted = {step.step for attempt in run.attempts for step in attempt.steps if step.rows is not None}
     baseline = _baseline(run)
     _compare_claims(run, found)
-    found.violations += [text for attempt in run.attempts for text in effects.rates(attempt)]
+    found.violations += [text for attempt in run.attempts for text in effects.rates(run, attempt)]
     if baseline is not None:
         _judge_counts(run, baseline, found)
         _compare_replays(run, found)

@@ -148,6 +148,13 @@ class Inspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """Make a copy of a checkpoint with another learning rate."""
+
+    asked: ev.Rated
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """End the run."""
 
@@ -169,6 +176,7 @@ Decision = (
     | Drain
     | Diagnose
     | Inspect
+    | Rate
     | Finish
 )
 
@@ -360,7 +368,7 @@ def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
     if run.stop_requests:
         return _stopped(run)
     if attempt.number <= run.fresh_from:
-        return Plan(terms.next(run, attempt, now, "asked to go on", wait_s=0))
+        return _with_its_rate(run, terms, terms.next(run, attempt, now, "asked to go on", wait_s=0))
     if _inspection_due(attempt, terms):
         return Inspect(attempt.number)
     basis = _basis(run)
@@ -370,13 +378,28 @@ def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
     refusal = _refusal(run, attempt, cause, terms.policy)
     if refusal is not None:
         return Finish(refusal)
-    remedy = _remedy(run, attempt, cause, terms)
+    unrated = next((one.why for one in run.attempts[-1].rated if one.why is not None), None)
+    remedy = _remedy(run, attempt, cause, terms, unrated)
     if isinstance(remedy, ev.RunFinished):
         return Finish(remedy)
     changes = remedy is not None and _unlike(remedy, attempt)
     pause = remedy.wait.at_most_s if remedy is not None and remedy.wait is not None else 0.0
     wait_s = pause if changes or pause else _backoff(run, terms.policy)
-    return Plan(terms.next(run, attempt, now, cause.title, wait_s=wait_s, remedy=remedy))
+    return _with_its_rate(run, terms, terms.next(run, attempt, now, cause.title, wait_s=wait_s, remedy=remedy))
+
+
+def _with_its_rate(run: Run, terms: Terms, planned: ev.Planned) -> Decision:
+    """The plan once the learning rate that it promises is real; what cannot be made real is not launched."""
+    asked = terms.rating(run, planned)
+    if asked is None:
+        return Plan(planned)
+    done = next((o for o in run.attempts[-1].rated if (o.source, o.target) == (asked.source, asked.target)), None)
+    if done is None:
+        return Rate(asked)
+    if done.why is None:
+        return Plan(planned)
+    text = f"the learning rate cannot be set to {asked.target:g} in {asked.source}: {done.why}"
+    return Finish(ev.RunFinished(ev.Outcome.GAVE_UP, EXIT_GAVE_UP, text))
 
 
 def _basis(run: Run) -> Attempt:
@@ -394,8 +417,13 @@ def _inspection_due(attempt: Attempt, terms: Terms) -> bool:
     return any(c.complete for c in ended.checkpoints)
 
 
-def _remedy(run: Run, attempt: Attempt, cause: ev.Cause, terms: Terms) -> Remedy | ev.RunFinished | None:
-    """What the ladder of the cause's rule says is next; None: the same command again."""
+def _remedy(
+    run: Run, attempt: Attempt, cause: ev.Cause, terms: Terms, unrated: str | None
+) -> Remedy | ev.RunFinished | None:
+    """What the ladder of the cause's rule says is next; None: the same command again.
+
+    `unrated`: why the learning rate of a checkpoint cannot be changed here.
+    """
     rule = terms.rule(cause.rule) if cause.rule else None
     if rule is None:
         return None
@@ -404,7 +432,7 @@ def _remedy(run: Run, attempt: Attempt, cause: ev.Cause, terms: Terms) -> Remedy
     if not healing.changes_something(rule, cause.variant):
         return None
     known = facts.facts_of(run, attempt) | dict(cause.facts)
-    found = healing.remedy(rule, cause, healing.Patient(run, attempt, terms.argv, terms.adapter, known))
+    found = healing.remedy(rule, cause, healing.Patient(run, attempt, terms.argv, terms.adapter, known, unrated))
     if isinstance(found, healing.Remedy):
         return found
     passed = f" ({'; '.join(found.skipped)})" if found.skipped else ""

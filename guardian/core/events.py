@@ -207,6 +207,24 @@ class Pinned:
 
 
 @dataclass(frozen=True, slots=True)
+class Rated:
+    """A copy of a checkpoint with another learning rate was made, for a job that has no companion to set it.
+
+    `attempt` is the one that has ended; the copy is for the next.
+    """
+
+    attempt: int
+    source: str
+    target: float
+    """The base rate of the first parameter group, absolute."""
+    copy: str | None
+    """None: none was made, because of `why`, or because the rate is the checkpoint's already."""
+    before: float | None = None
+    """The base rate that the checkpoint had."""
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Launched:
     """The keeper of the attempt was given the job."""
 
@@ -600,10 +618,9 @@ class Acknowledged:
 
 Journalled = (
     RunCreated | SupervisorStarted | StopRequested | TerminalLost | SourceLost | Noted | ClockSet | RunFinished
-    | Planned | Pinned | Launched | LaunchUndone | JobStarted | RankFound | StartFailed | LauncherExited | TreeEnded
-    | KeeperLost | StopBegun | SaveAsked | Signalled | Ended | Diagnosed | CheckpointSeen | Hit | Suspected | Positions
-    | Hello
-    | TrainingEnded | ExceptionLeft
+    | Planned | Pinned | Rated | Launched | LaunchUndone | JobStarted | RankFound | StartFailed | LauncherExited
+    | TreeEnded | KeeperLost | StopBegun | SaveAsked | Signalled | Ended | Diagnosed | CheckpointSeen | Hit | Suspected
+    | Positions | Hello | TrainingEnded | ExceptionLeft
 )  # fmt: skip
 Observed = (
     StepDone | LossSeen | Logged | LongestSeen | RateSet | PhaseChanged | Measured | TreeSeen | Activity | Saved

@@ -74,6 +74,8 @@ class Patient:
     """The user's command."""
     adapter: Adapter | None
     facts: Facts
+    unrated: str | None = None
+    """Why the learning rate of a checkpoint cannot be changed; None: it can be, or nobody has tried."""
 
     @property
     def now(self) -> Mapping[str, Value]:
@@ -115,6 +117,8 @@ def remedy(rule: Rule, cause: Cause, patient: Patient) -> Remedy | Exhausted:
         if not rung.when.holds(patient.facts):
             continue
         if rung.give_up is not None:
+            if patient.unrated is not None:
+                return Exhausted(f"{cause.title}, and no lower learning rate can be set", tuple(skipped))
             return Exhausted(filled(rung.give_up, texts(cause, patient.facts)), tuple(skipped))
         if (rule.id, number) in refused(patient.run):
             skipped.append(f"{name(rung)}: the command did not accept it")
@@ -192,6 +196,8 @@ def _applied(rung: Rung, patient: Patient) -> Remedy | str:
         change = edits.changed(rung.set, patient.now, patient.facts)
         if isinstance(change, edits.Unchanged):
             return change.why
+        if patient.unrated is not None and "learning_rate" in dict(change.settings):
+            return f"it cannot be set in the checkpoint ({patient.unrated})"
         settings |= dict(change.settings)
         refusal = _refusal(patient, settings, dict(change.settings))
         if refusal is not None:

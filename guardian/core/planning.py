@@ -31,6 +31,10 @@ COMPANION_KNOBS: dict[str, object] = {
     "fingerprint": True, "longest": True, "rescue": True, "restore_batch": True, "restore_intervals": True,
 }  # fmt: skip
 
+PATCHED = "patched"
+"""Of an attempt's folder: the copy of the checkpoint with another learning rate that it goes on from."""
+NO_WARM_UP = "a warm-up: only the companion can add one to a run that goes on"
+
 SHAPING = frozenset({
     "ACCELERATE_CONFIG_FILE", "ASCEND_RT_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "FORCE_TORCHRUN",
     "GUARDIAN_COMMAND_FILE",
@@ -95,27 +99,41 @@ class Terms:
         carried = attempt.plan if remedy is None else remedy
         settings = dict(carried.settings)
         start = best.step if best else None
-        written = self._with(settings, number, resumed=best is not None)
-        argv, moves = self._moved(run, written.argv, number, found, best)
+        warm = _warmed_by_argument(run, start)
+        cold = self.companion is None and not warm and settings.pop("warmup_ratio", None) is not None
+        written = self._with(settings, number, warm=warm)
+        copy = rated(run, best.path, settings) if best and self.companion is None else None
+        argv, moves = self._moved(run, written.argv, number, found, best, copy=copy.copy if copy else None)
         return ev.Planned(
             attempt=number,
             argv=self._launch_argv(argv),
             env=self._environment(number, carried.variables, self._rates(run, settings, start)),
             resume_from=best.path if best else None,
             resume_step=start,
-            edits=(*moves, *self._changes(attempt, remedy, written)),
+            edits=(*moves, *self._changes(attempt, remedy, settings, written)),
             not_before=now + wait_s,
             awaits=_awaits(remedy),
             reason=reason,
             passed_over=_passed_over(found, best, retreats=remedy is not None and remedy.resume != "newest"),
-            settings=carried.settings,
+            settings=tuple(settings.items()),
             variables=carried.variables,
             limits=carried.limits,
             overlays=written.overlays,
             rule=_cause_rule(attempt) if remedy is not None else None,
             rung=remedy.rung if remedy is not None else None,
-            skipped=remedy.skipped if remedy is not None else (),
+            skipped=(*remedy.skipped, *([NO_WARM_UP] if cold else [])) if remedy is not None else (),
         )
+
+    def rating(self, run: Run, planned: ev.Planned) -> ev.Rated | None:
+        """The copy with another learning rate that the plan needs; None: the command, or the companion, says the rate.
+
+        A checkpoint brings its own rate, and no argument changes it.
+        """
+        target = dict(planned.settings).get("learning_rate")
+        if self.companion is not None or planned.resume_from is None or not isinstance(target, int | float):
+            return None
+        copy = f"{attempt_folder(self.folder, planned.attempt)}/{PATCHED}/{planned.resume_from.rpartition('/')[2]}"
+        return ev.Rated(run.attempts[-1].number, planned.resume_from, float(target), copy)
 
     def _chosen(
         self, run: Run, attempt: Attempt, found: tuple[ev.Checkpoint, ...], remedy: Remedy | None
@@ -135,6 +153,8 @@ class Terms:
         number: int,
         found: tuple[ev.Checkpoint, ...],
         best: ev.Checkpoint | None,
+        *,
+        copy: str | None,
     ) -> tuple[tuple[str, ...], tuple[ev.Edit, ...]]:
         """The command from where it goes on; nothing is saved over checkpoints that it goes back behind."""
         from guardian.core import retreat  # noqa: PLC0415 - the first launch does not wait for it
@@ -145,7 +165,7 @@ class Terms:
         home = _first_output_dir(run) or self.adapter.output_dir(argv)
         fresh = retreat.folder(home, number) if back and home else None
         if best is not None:
-            return self.adapter.resume(argv, best.path, fresh or _output_dir(run, best))
+            return self.adapter.resume(argv, copy or best.path, fresh or _output_dir(run, best))
         return self.adapter.resume(argv, None, fresh) if fresh else (argv, ())
 
     def _rates(self, run: Run, settings: Mapping[str, Value], start: int | None) -> dict[str, object]:
@@ -156,29 +176,31 @@ class Terms:
             return asked
         if rate is not None:
             asked["learning_rate"] = rate
-        since = next((a.plan for a in run.attempts if "warmup_ratio" in dict(a.plan.settings)), None)
+        since = _first_warmed(run)
         begin = start if since is None else since.resume_step
         total = next((a.max_steps for a in reversed(run.attempts) if a.max_steps is not None), None)
         if isinstance(ratio, int | float) and total and begin is not None:
             asked["rewarm"] = {"from": begin, "steps": math.ceil(ratio * total)}
         return asked
 
-    def _with(self, settings: Mapping[str, Value], number: int, *, resumed: bool = True) -> Written:
+    def _with(self, settings: Mapping[str, Value], number: int, *, warm: bool = False) -> Written:
         """The user's command with other values of the knobs, and the configuration files that go with it.
 
-        A warm-up is an argument only from the beginning: in a resumed run it would bend the schedule that was saved,
-        and the companion does it instead.
+        A warm-up is an argument only of a course that began with it (`warm`): added to a run that goes on it would
+        bend the schedule that was saved, and the companion does it instead.
         """
         from guardian.core.adapters.writing import OVERLAYS, Written  # noqa: PLC0415 - the first launch needs it not
 
         if not settings or self.adapter is None:
             return Written(self.argv)
-        words = {knob: value for knob, value in settings.items() if not (resumed and knob == "warmup_ratio")}
+        words = {knob: value for knob, value in settings.items() if warm or knob != "warmup_ratio"}
         written = self.adapter.write(self.argv, words)
         folder = f"{attempt_folder(self.folder, number)}/overlays"
         return replace(written, argv=tuple(word.replace(OVERLAYS, folder) for word in written.argv))
 
-    def _changes(self, attempt: Attempt, remedy: Remedy | None, written: Written) -> tuple[ev.Edit, ...]:
+    def _changes(
+        self, attempt: Attempt, remedy: Remedy | None, settings: Mapping[str, Value], written: Written
+    ) -> tuple[ev.Edit, ...]:
         """What the remedy changes against the attempt before, and what else had to change for it."""
         if remedy is None:
             return ()
@@ -187,12 +209,11 @@ class Terms:
         before, now = dict(attempt.plan.settings), healing.present(attempt, self.adapter)
         knobs = tuple(
             ev.Edit(knob, _shown(now.get(knob)), _shown(value), edits.kind(knob))
-            for knob, value in remedy.settings
+            for knob, value in settings.items()
             if knob not in before or before[knob] != value
         )
         known = self._with(before, attempt.number).edits if before else ()
-        told = {name for name, _ in remedy.settings}
-        besides = tuple(edit for edit in written.edits if edit.knob not in told and edit not in known)
+        besides = tuple(edit for edit in written.edits if edit.knob not in settings and edit not in known)
         return (*knobs, *besides, *remedy.edits)
 
     def _launch_argv(self, argv: tuple[str, ...]) -> tuple[str, ...]:
@@ -219,6 +240,23 @@ def attempt_folder(folder: str, number: int) -> str:
 def newest_complete(found: tuple[ev.Checkpoint, ...]) -> ev.Checkpoint | None:
     """The complete checkpoint with the highest step; of equal ones the first."""
     return max((c for c in found if c.complete), key=lambda c: c.step, default=None)
+
+
+def rated(run: Run, source: str, settings: Mapping[str, Value]) -> ev.Rated | None:
+    """What came of the copy of this checkpoint with this learning rate, for the attempt after the latest."""
+    target = settings.get("learning_rate")
+    return next((one for one in run.attempts[-1].rated if (one.source, one.target) == (source, target)), None)
+
+
+def _first_warmed(run: Run) -> ev.Planned | None:
+    """The first plan with another warm-up than the user's."""
+    return next((a.plan for a in run.attempts if "warmup_ratio" in dict(a.plan.settings)), None)
+
+
+def _warmed_by_argument(run: Run, start: int | None) -> bool:
+    """Whether the course that is gone on with, or begun, has its warm-up from the command."""
+    since = _first_warmed(run)
+    return (start if since is None else since.resume_step) is None or start is None
 
 
 def _cause_rule(attempt: Attempt) -> str | None:

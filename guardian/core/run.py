@@ -123,6 +123,8 @@ class Attempt:
     plan: ev.Planned
     planned_wall: float
     pinned: ev.Pinned | None = None
+    rated: tuple[ev.Rated, ...] = ()
+    """Checkpoints whose learning rate was to be another for the next attempt, and what came of it."""
     launched: ev.Launched | None = None
     launched_wall: float | None = None
     job: ev.JobStarted | None = None
@@ -443,6 +445,7 @@ def _add_checkpoint(known: tuple[ev.Checkpoint, ...], one: ev.Checkpoint) -> tup
 
 _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.Pinned: lambda a, e, _: replace(a, pinned=e),
+    ev.Rated: lambda a, e, _: replace(a, rated=(*a.rated, e)),
     ev.Launched: lambda a, e, w: replace(a, launched=e, launched_wall=w),
     ev.LaunchUndone: lambda a, _, __: replace(a, launched=None, launched_wall=None),
     ev.RankFound: lambda a, e, _: a if e in a.ranks else replace(a, ranks=(*a.ranks, e)),

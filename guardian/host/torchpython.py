@@ -1,4 +1,4 @@
-"""Ask the job's own Python, which has torch, to read torch files: host/scan_script.py, in a process of its own.
+"""Ask the job's own Python, which has torch, to read or write torch files: a script in a process of its own.
 
 Guardian itself never loads torch, and a file that cannot be read ends that process and not us.
 """
@@ -30,11 +30,26 @@ class Said:
     """Why nobody knows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a script printed, and what to say where that is not what it should be."""
+
+    out: str
+    why: str
+
+
 def read(interpreter: str, paths: Sequence[str], check: Callable[[], None]) -> dict[str, Said]:
-    """What torch says of each file. `check` is asked twice a second and may raise: then the process is ended."""
+    """What torch says of each file."""
+    answer = ask(interpreter, SCRIPT, json.dumps({"files": list(paths)}), check)
+    said = dict(map(_line, answer.out.splitlines()))
+    return {path: said.get(path, Said(unread=f"{interpreter}: {answer.why}")) for path in paths}
+
+
+def ask(interpreter: str, script: Path, request: str, check: Callable[[], None]) -> Answer:
+    """Have the job's Python run a script. `check` is asked twice a second and may raise: then the process is ended."""
     try:
         process = subprocess.Popen(
-            [interpreter, str(SCRIPT)],
+            [interpreter, str(script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -43,15 +58,13 @@ def read(interpreter: str, paths: Sequence[str], check: Callable[[], None]) -> d
             errors="replace",
         )
     except OSError as error:
-        return dict.fromkeys(paths, Said(unread=f"{interpreter}: {error.strerror}"))
+        return Answer("", str(error.strerror))
     try:
-        out, complaint = _communicate(process, json.dumps({"files": list(paths)}), check)
+        out, complaint = _communicate(process, request, check)
     finally:
         process.kill()
         process.wait()
-    said = dict(map(_line, out.splitlines()))
-    why = (complaint.strip().splitlines() or [f"it ended with {process.returncode}"])[-1][:200]
-    return {path: said.get(path, Said(unread=f"{interpreter}: {why}")) for path in paths}
+    return Answer(out, (complaint.strip().splitlines() or [f"it ended with {process.returncode}"])[-1][:200])
 
 
 def _communicate(process: subprocess.Popen[str], text: str, check: Callable[[], None]) -> tuple[str, str]:

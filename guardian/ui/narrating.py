@@ -56,6 +56,15 @@ def _pinned(_: Run, event: ev.Pinned, __: float) -> str:
     return f"that checkpoint is pinned in the run folder, {how}: it stays until there is a newer one"
 
 
+def _rated(_: Run, event: ev.Rated, __: float) -> str:
+    if event.why is not None:
+        return f"the learning rate of {event.source} cannot be changed: {event.why}"
+    if event.copy is None:
+        return f"the learning rate of {event.source} is {event.target:g} already"
+    was = "" if event.before is None else f" instead of {event.before:g}"
+    return f"a copy of {event.source} has the learning rate {event.target:g}{was}; the checkpoint itself is as it was"
+
+
 def _launched(run: Run, event: ev.Launched, _: float) -> str:
     plan = run.attempts[event.attempt - 1].plan
     if event.attempt > 1:
@@ -169,6 +178,7 @@ _LINES: dict[type, Callable[..., str | None]] = {
     ev.SupervisorStarted: _supervisor_started,
     ev.Planned: _planned,
     ev.Pinned: _pinned,
+    ev.Rated: _rated,
     ev.Launched: _launched,
     ev.StartFailed: _start_failed,
     ev.Hello: _hello,

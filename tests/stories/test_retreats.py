@@ -33,10 +33,15 @@ def went_bad(at, checkpoints, *, attempt=0):
     )
 
 
-def planned(*parts):
-    """What is planned after these parts."""
+def decided(*parts, terms=NAN_TERMS):
+    """What is decided after these parts."""
     run = story(tell.created(argv=RATED), *parts)
-    decision = do.decide(run, NAN_TERMS, run.heard_wall)
+    return do.decide(run, terms, run.heard_wall)
+
+
+def planned(*parts, terms=NAN_TERMS):
+    """What is planned after these parts."""
+    decision = decided(*parts, terms=terms)
     assert isinstance(decision, do.Plan), decision
     return decision.planned
 
@@ -137,3 +142,96 @@ def test_what_would_be_resumed_from_is_read_first_and_passed_over_where_it_is_da
     assert 20 == plan.resume_step
     assert (("/home/me/out/checkpoint-30", "optimizer.pt: a checksum is wrong"),) == plan.passed_over
     assert 20 == run.best_step
+
+
+# --- without the companion ---------------------------------------------------------------------------------------
+
+ALONE = replace(NAN_TERMS, companion=None)
+BAD_ALONE = (tell.launched(), tell.logged(1, 34), went_bad(25, found(10, 20, 30)))
+COPY = "/runs/r1/attempts/0002/patched/checkpoint-20"
+
+
+def rated(**more):
+    """What became of the copy of checkpoint 20 that the first remedy asks for."""
+    return replace(ev.Rated(1, "/home/me/out/checkpoint-20", 1e-5, COPY, before=0.01), **more)
+
+
+def test_without_the_companion_a_copy_of_the_checkpoint_gets_the_rate_before_anything_is_planned():
+    """The checkpoint's own rate would win over the argument."""
+    assert do.Rate(ev.Rated(1, "/home/me/out/checkpoint-20", 1e-5, COPY)) == decided(*BAD_ALONE, terms=ALONE)
+
+    plan = planned(*BAD_ALONE, rated(), terms=ALONE)
+    assert COPY == value(plan, "resume_from_checkpoint")
+    assert ("/home/me/out/checkpoint-20", 20) == (plan.resume_from, plan.resume_step)
+    assert "/home/me/out/again-0002" == value(plan, "output_dir")
+    assert "GUARDIAN_SPEC" not in dict(plan.env)
+
+
+def test_without_the_companion_no_warm_up_is_promised_to_a_run_that_goes_on():
+    """Nobody could add it to the schedule that was saved."""
+    plan = planned(*BAD_ALONE, rated(), terms=ALONE)
+
+    assert {"learning_rate": 1e-5} == dict(plan.settings)
+    assert "0.0" == value(plan, "warmup_ratio")
+    assert ["warm-up" in one for one in plan.skipped] == [True]
+
+
+def test_without_the_companion_a_run_that_begins_again_needs_no_copy():
+    """The arguments alone say the rate and the warm-up, and later resumes keep both."""
+    plan = planned(tell.launched(), tell.logged(1, 14), went_bad(5, found(10)), terms=ALONE)
+    assert (None, "1e-05", "0.05") == (plan.resume_from, value(plan, "learning_rate"), value(plan, "warmup_ratio"))
+
+    fresh = ev.Checkpoint("/home/me/out/again-0002/checkpoint-10", 10, complete=True)
+    killed = (ev.Ended(0, None, 9, None, (), 0, (fresh,), inspected=True), ev.Diagnosed(0, tell.KILLED_BY_NOBODY))
+    parts = (
+        tell.launched(), tell.logged(1, 14), went_bad(5, found(10)), plan, ev.Launched(0, 1, 1), tell.logged(1, 14),
+        ev.LauncherExited(0, None, 9), ev.TreeEnded(0), *killed,
+    )  # fmt: skip
+    already = ev.Rated(2, fresh.path, 1e-5, None, before=1e-5)
+    again = planned(*parts, already, terms=ALONE)
+
+    assert fresh.path == value(again, "resume_from_checkpoint")
+    assert ("1e-05", "0.05") == (value(again, "learning_rate"), value(again, "warmup_ratio"))
+
+
+def test_a_rate_that_cannot_be_changed_is_refused_aloud_and_nothing_is_launched():
+    """Every rung that lowers it is passed by with the reason; none runs without effect."""
+    decision = decided(*BAD_ALONE, rated(copy=None, why="its optimizer lies in DeepSpeed's shards"), terms=ALONE)
+
+    assert isinstance(decision, do.Finish)
+    assert ev.Outcome.GAVE_UP == decision.finished.outcome
+    assert "no lower learning rate can be set" in decision.finished.reason
+    assert 2 == decision.finished.reason.count("DeepSpeed's shards")
+
+
+def test_a_later_failure_asks_for_the_rate_again_and_does_not_go_on_without_it():
+    """From the same checkpoint before a new one was saved: the rate is set anew; where that fails the run ends."""
+    killed = (
+        ev.LauncherExited(0, None, 9), ev.TreeEnded(0),
+        ev.Ended(0, None, 9, None, (), 0, found(10, 20, 30), inspected=True), ev.Diagnosed(0, tell.KILLED_BY_NOBODY),
+    )  # fmt: skip
+    plan = planned(*BAD_ALONE, rated(), terms=ALONE)
+    parts = (*BAD_ALONE, rated(), plan, ev.Pinned(0, "a", "b", "copy"), ev.Launched(0, 1, 1), *killed)
+    asked = decided(*parts, terms=ALONE).asked
+    assert (20, 1e-5, COPY.replace("0002", "0003")) == (int(asked.source[-2:]), asked.target, asked.copy)
+
+    ended = decided(*parts, replace(asked, copy=None, why="no room"), terms=ALONE)
+    assert "cannot be set to 1e-05" in ended.finished.reason
+    assert "no room" in ended.finished.reason
+
+
+def healed_alone(rate, *, first=21):
+    """The run after the retreat without a companion, which logged this rate from a step on."""
+    plan = planned(*BAD_ALONE, rated(), terms=ALONE)
+    logs = [replace(one, lr=rate) if isinstance(one, ev.Logged) else one for one in tell.logged(first, 60)]
+    return story(
+        tell.created(argv=RATED, companion=False), *BAD_ALONE, rated(), plan, ev.Pinned(0, "a", "b", "copy"),
+        ev.Launched(0, 1, 1), *logs, tell.finished(),
+    )  # fmt: skip
+
+
+def test_without_the_companion_the_logged_rate_is_held_against_the_one_that_was_set():
+    """Higher than what was set, or than its share of the old curve: it did not take effect."""
+    assert Verdict.VIOLATED == certify(healed_alone(1e-2)).verdict
+    assert Verdict.VIOLATED == certify(healed_alone(9e-6)).verdict
+    assert Verdict.VIOLATED != certify(healed_alone(1e-8)).verdict
