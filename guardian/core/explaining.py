@@ -197,7 +197,9 @@ def _confidence(cause: ev.Cause, rule: Rule | None, log: Log) -> float:
 
 
 def _shown(lines: tuple[ev.Line, ...]) -> tuple[ev.Line, ...]:
-    return tuple(ev.Line(line.number, mask(line.text.strip())) for line in lines)
+    # Carriage returns overwrite what was before.
+    last = [(line.number, line.text.strip().rpartition("\r")[2].strip()) for line in lines]
+    return tuple(ev.Line(number, mask(text)) for number, text in last)
 
 
 # --- what would be done, in words ----------------------------------------------------------------------------------
