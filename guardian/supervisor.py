@@ -250,7 +250,8 @@ class Supervisor:
         if isinstance(event, ev.Ended):
             if not event.inspected and self.run.attempts[event.attempt - 1].ended is not None:
                 return  # it was not waited for any longer
-            event = replace(event, last_step=self.run.attempts[event.attempt - 1].last_step)
+            ended = self.run.attempts[event.attempt - 1]
+            event = replace(event, last_step=ended.last_step, unmet=_unmet(self.run, ended))
         self.take(event)
         if isinstance(event, ev.Hello):
             self._know_rank(event)
@@ -691,6 +692,15 @@ class Supervisor:
         launcher = keeping.end_records(self._attempt_folder(number)).launcher
         if launcher is not None:
             self.take(ev.LauncherExited(number, launcher.code, launcher.signal))
+
+
+def _unmet(run: Run, attempt: Attempt) -> tuple[str, ...]:
+    """Where the job trained at another learning rate than was set, as far as its log or its companion told."""
+    if not attempt.plan.settings:
+        return ()
+    from guardian.core.effects import rates  # noqa: PLC0415 - the first launch does not wait for it
+
+    return tuple(rates(run, attempt))
 
 
 def _identities(attempt: Attempt) -> tuple[processes.Identity | None, frozenset[processes.Identity]]:

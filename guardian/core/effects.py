@@ -46,6 +46,8 @@ def rates(run: Run, attempt: Attempt) -> list[str]:
     target = dict(attempt.plan.settings).get("learning_rate")
     if not isinstance(target, int | float):
         return []
+    if attempt.ended is not None and attempt.ended.unmet:
+        return list(attempt.ended.unmet)
     refused = next((one.error for one in attempt.rates_set if one.error), None)
     if refused is not None:
         return [f"the learning rate could not be set to {target:g} in attempt {attempt.number}: {refused}"]

@@ -347,6 +347,8 @@ class Ended:
     """What the host measured over the attempt (core/facts.py names them)."""
     inspected: bool = False
     """The checkpoints were read byte by byte, the newest first, until one proved sound."""
+    unmet: tuple[str, ...] = ()
+    """Where the learning rate was not the one that was set; what job.log told of it is not told again later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """A loss that is no number, for real: healed where a lower rate heals it, and given up with the reason where not."""
 
+import json
 import math
 from pathlib import Path
 
@@ -17,9 +18,9 @@ def guarded(tmp_path):
     """A run of these arguments, whose rows of step `spoilt` overflow; ended in any case."""
     started = []
 
-    def run(*command, spoilt=None):
+    def run(*command, spoilt=None, options=()):
         env = {} if spoilt is None else {"PYTHONPATH": str(JOBS / "spoilt"), "SPOILT": str(spoilt)}
-        started.append(Guarded(tmp_path, *command, env=env))
+        started.append(Guarded(tmp_path, *command, env=env, options=options))
         started[-1].run()
         return started[-1]
 
@@ -48,6 +49,25 @@ def test_a_divergence_is_healed_from_before_its_first_bad_step_with_a_rate_that_
         assert max(step.lr for step in after.steps) <= target * 1.001
         assert target < max(step.lr for step in before.steps)
     assert "consistent" == report["certificate"]["verdict"]
+
+
+def test_without_the_companion_the_rate_is_lowered_in_a_copy_of_the_checkpoint(guarded):
+    """The job logs the lower rate, the checkpoint itself is as it was, and nothing is left of the copy."""
+    one = guarded(*JOB, *DIVERGES, options=("--no-companion",))
+    report, run = one.report(), one.story()
+
+    assert ("finished", 0) == (report["outcome"], report["exit_code"]), one.shown()
+    assert [rated for attempt in run.attempts for rated in attempt.rated if rated.copy]
+    assert "has the learning rate" in one.shown()
+    last = run.attempts[-1].plan
+    (state,) = Path(one.folder, "out").glob("again-*/checkpoint-16/trainer_state.json")
+    logs = [log for log in json.loads(state.read_text())["log_history"] if "learning_rate" in log]
+    rates = {log["step"]: log["learning_rate"] for log in logs}
+    assert {2.0} == {rates[step] for step in rates if step <= run.attempts[1].plan.resume_step}
+    assert {pytest.approx(dict(last.settings)["learning_rate"])} == {rates[s] for s in rates if s > last.resume_step}
+    assert all(math.isfinite(log["loss"]) for log in logs)
+    assert "not_provable" == report["certificate"]["verdict"]
+    assert not list(one.run_folder.path.glob("attempts/*/patched"))
 
 
 def test_rows_that_spoil_the_loss_whatever_the_rate_are_named_by_their_step(guarded):
