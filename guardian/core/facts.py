@@ -11,7 +11,7 @@ from guardian.core.commandline import value as argument
 from guardian.core.run import Attempt, Run
 from guardian.core.units import shown
 from guardian.core.values import dataclass
-from guardian.core.windows import first_bad_step, runaway_step
+from guardian.core.windows import first_bad_step, runaway_step, spike_step
 
 TEXT = "text"
 YES = "0 or 1"
@@ -73,6 +73,12 @@ FACTS = {
         "the numbers that the training logs",
         "while they are numbers",
     ),
+    "spike_step": Fact(
+        "where the loss jumped (over five times its median, and higher than ever) and did not come back in ten logs",
+        "steps",
+        "the numbers that the training logs",
+        "while it has not",
+    ),
     "gradient_checkpointing": Fact("whether activations are computed anew", YES, _COMPANION, _NO_COMPANION),
     "host_memory_mib": Fact("memory of the machine", "MiB", _HOST, "where /proc/meminfo cannot be read"),
     "longest_tokens": Fact(
@@ -132,6 +138,7 @@ def facts_of(run: Run, attempt: Attempt) -> dict[str, float | str]:
         **_of_exception(attempt),
         "first_bad_step": _number(first_bad_step(attempt.logged)),
         "runaway_step": _number(runaway_step(attempt.logged)),
+        "spike_step": _number(spike_step(attempt.logged)),
         "earlier_bad_step": _earlier(run, attempt, "first_bad_step"),
     }
     if attempt.ended is not None:

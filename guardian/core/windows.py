@@ -14,9 +14,13 @@ from guardian.core.values import dataclass
 
 SERIES = ("loss", "grad_norm", "lr")
 SPIKE_FACTOR = 5.0
-SPIKE_BEFORE = 10
-"""Logs before a spike without which nobody knows what is usual."""
+SPIKE_BEFORE = 20
+"""Logs before a spike without which nobody knows what is usual: a warm-up may go on for longer than ten."""
 SPIKE_WINDOW = 50
+SPIKE_STAYS = 10
+"""Logs in a row over the limit, up to the latest, with which a spike counts as one that does not come back."""
+SPIKES_BEFORE = 0.01
+"""Share of all logs before that may have been as high: single points that came back."""
 RUNAWAY_BEFORE = 3
 """Logs that a loss must have behind it before anybody can say that it runs away."""
 LOOK_BACK = 1024
@@ -62,6 +66,12 @@ def first_bad_step(logged: Sequence[Logged]) -> int | None:
             break
         first = first if one.step is None else one.step
     return first
+
+
+def spike_step(logged: Sequence[Logged]) -> int | None:
+    """Where a loss that has jumped, and does not come back, did so."""
+    found = find(Series("loss", "spike", SPIKE_STAYS), logged)
+    return None if found is None else found.step
 
 
 def runaway_step(logged: Sequence[Logged]) -> int | None:
@@ -129,23 +139,26 @@ def _changing(series: Series, points: list[Logged]) -> int | None:
 
 
 def _spike(series: Series, points: list[Logged]) -> int | None:
-    """Over five times the median of the logs before it, and far outside their scatter; not back yet.
+    """Over five times the median of the logs before it, far outside their scatter, and higher than all before it.
 
     The median of the logs before the *latest* `times` is what they are measured by, so that a spike that stays does
-    not become what is usual.
+    not become what is usual. Higher than ever: rows of another kind, or an epoch's end after the rows are learnt by
+    heart, bring a loss back to where it was at first, and not beyond.
     """
-    before = [getattr(one, series.of) for one in points[: -series.times][-SPIKE_WINDOW:]]
-    usual = [value for value in before if math.isfinite(value)]
+    before = [getattr(one, series.of) for one in points[: -series.times]]
+    usual = [value for value in before[-SPIKE_WINDOW:] if math.isfinite(value)]
     if len(usual) < SPIKE_BEFORE:
         return None
     median = _median(usual)
     scatter = _median([abs(value - median) for value in usual])
     limit = max(SPIKE_FACTOR * abs(median), median + 2 * SPIKE_FACTOR * scatter)
     begin = _trailing(points, lambda at: getattr(points[at], series.of) > limit)
-    before_it = sorted(getattr(one, series.of) for one in points[:begin][-SPIKE_WINDOW:])
-    # What one log in ten reaches anyway is noise, however far from the median.
-    noise = begin is not None and getattr(points[begin], series.of) <= before_it[len(before_it) * 9 // 10]
-    return None if noise else begin
+    if begin is None:
+        return None
+    known = sorted(value for one in points[:begin] if math.isfinite(value := getattr(one, series.of)))
+    highest = known[-1 - int(len(known) * SPIKES_BEFORE)] if known else math.inf
+    lowest = min(getattr(one, series.of) for one in points[begin:])
+    return begin if lowest > highest else None
 
 
 def _median(values: list[float]) -> float:

@@ -1,6 +1,7 @@
 """Logged numbers over several logs: what is an alarm, and what only looks like one."""
 
 import math
+import random
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from guardian.core.events import Logged
 from guardian.core.trail import Trail
-from guardian.core.windows import LOOK_BACK, Series, find, first_bad_step, runaway_step
+from guardian.core.windows import LOOK_BACK, SPIKE_STAYS, Series, find, first_bad_step, runaway_step, spike_step
 
 NAN, INF = math.nan, math.inf
 
@@ -93,7 +94,51 @@ def test_a_spike_is_far_over_what_is_usual_and_has_not_come_back():
     assert find(twice, logs(*calm, 30.0)) is None
     assert find(twice, logs(*calm, 30.0, 31.0, 2.2)) is None
     assert find(twice, logs(*calm, 9.0, 9.0)) is None
-    assert find(twice, logs(*calm[:9], 30.0, 31.0)) is None, "nobody knows yet what is usual"
+    assert find(twice, logs(*calm[:19], 30.0, 31.0)) is None, "nobody knows yet what is usual"
+
+
+def decay(steps, first=6.0, last=2.0, over=30.0, noise=0.3, seed=1):
+    """A loss as small models have it: it falls, and scatters."""
+    rng = random.Random(seed)
+    return [last + (first - last) * math.exp(-n / over) + rng.gauss(0, noise) for n in range(steps)]
+
+
+STAYS = Series("loss", "spike", SPIKE_STAYS)
+RECORDED = (
+    5.554, 5.083, 4.543, 4.121, 3.9, 3.612, 3.423, 3.348, 3.308, 3.36, 3.223, 3.237, 3.361, 3.219, 3.155, 3.194, 3.155,
+    3.245, 3.221, 3.311, 3.111, 3.159, 3.329, 3.212, 3.16,
+)  # fmt: skip
+"""What the embedded trainer logged: its demo model on 160 demo rows, transformers 5.19."""
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        decay(120),
+        decay(120, noise=1.2),
+        [abs(loss) for loss in decay(200, first=3.0, last=0.3, over=15, noise=0.5)],
+        [2.0, 9.0, 14.0, 30.0, 31.0, 28.0, 33.0, *[30.0] * 20],
+        [11.0 - n / 4 for n in range(30)] + [3.6 + n / 3 for n in range(15)],
+        [*decay(60, first=2.0, last=0.05, over=8, noise=0.01), *decay(40, first=1.9, last=1.4, noise=0.05)],
+        [*RECORDED, *[40.0] * (SPIKE_STAYS - 1)],
+        [*RECORDED, 40.0, 35.0, 20.0, 11.0, 7.0, 6.0, 5.9, 5.7, 5.6, 5.5],
+        RECORDED,
+    ],
+)
+def test_no_jump_that_stays_is_seen_in_noise_a_warm_up_other_rows_or_one_that_comes_back(losses):
+    """At no moment of the training: the condition is asked with each log."""
+    seen = [at for at in range(1, len(losses) + 1) if find(STAYS, logs(*losses[:at]))]
+
+    assert [] == seen
+
+
+def test_a_jump_that_stays_began_where_the_loss_left_its_course():
+    """Also after a single point that came back, and while the weights slowly learn again."""
+    jolted = [*RECORDED, 90.0, *RECORDED[-5:], *[60.0 - n for n in range(10)]]
+
+    assert spike_step(logs(*RECORDED, *[60.0 - n for n in range(10)])) == 260
+    assert spike_step(logs(*jolted)) is None, "one in a hundred may have been as high, and there are not yet so many"
+    assert spike_step(logs(*RECORDED * 4, *jolted)) == (4 * 25 + 32) * 10
 
 
 def test_a_noisy_series_needs_more_than_its_noise():
