@@ -107,7 +107,9 @@ class Terms:
         return ev.Planned(
             attempt=number,
             argv=self._launch_argv(argv),
-            env=self._environment(number, carried.variables, self._rates(run, settings, start)),
+            env=self._environment(
+                number, carried.variables, self._rates(run, settings, start) | ({"resume": best.path} if best else {})
+            ),
             resume_from=best.path if best else None,
             resume_step=start,
             edits=(*moves, *self._changes(attempt, remedy, settings, written)),

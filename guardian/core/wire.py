@@ -41,8 +41,10 @@ program)."""
 #   rewarm             {"from": step, "steps": n}: after `from` finished steps the optimizer sees 1/(n+1), 2/(n+1), ...
 #                      of the schedule's rate; what is saved never shows it
 #   stacks             bool: print the stacks of all threads on a signal (STACKS)
+#   resume             path: the checkpoint that train() is given where the script gives it none
 COMPANION_KNOBS = frozenset({
     "fingerprint", "restore_batch", "restore_intervals", "longest", "rescue", "learning_rate", "rewarm", "stacks",
+    "resume",
 })  # fmt: skip
 
 # Heartbeat lines: one JSON object per line, appended with one write each, with "v" (WIRE_VERSION on the hello),

@@ -91,6 +91,13 @@ def test_a_plain_script_is_killed_and_goes_on(supervised, launcher):
     assert ["resume_from"] == [edit.knob for edit in guarded.events(ev.Planned)[1].edits]
 
 
+def test_a_script_that_hands_no_checkpoint_to_train_goes_on_all_the_same(supervised):
+    """Otherwise it would begin again, in silence and over its own checkpoints: the companion hands it on."""
+    guarded = supervised(sys.executable, *SCRIPT, "--forgetful", "true")
+
+    finished_again(guarded, from_step=3, steps=10, rows=4)
+
+
 @pytest.mark.long
 def test_a_script_under_accelerate_is_killed_and_goes_on(supervised):
     """Its launcher's options are not the script's."""
@@ -101,7 +108,6 @@ def test_a_script_under_accelerate_is_killed_and_goes_on(supervised):
 
 
 @pytest.mark.long
-@pytest.mark.xfail(strict=True, reason="TRL's own scripts call train() without the checkpoint that they are given")
 @pytest.mark.parametrize("start", ["trl sft --num_processes 1", "torchrun --standalone --nproc_per_node 2 {sft}"])
 def test_trl_is_killed_and_goes_on(supervised, tmp_path, start):
     """Its own command, and its script under torchrun."""

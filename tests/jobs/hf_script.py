@@ -17,6 +17,8 @@ class Mine:
 
     rows: int = 64
     kill_at: int = 0
+    forgetful: bool = False
+    """The checkpoint that the arguments name is not handed to train(), as in many a script."""
     killed: str = "killed"
     """A file: the kill happens once."""
 
@@ -56,7 +58,7 @@ def main():
     quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     model = GPT2LMHeadModel(GPT2Config(vocab_size=128, n_positions=16, n_embd=16, n_layer=1, n_head=2, **quiet))
     trainer = Trainer(model=model, args=args, train_dataset=Rows(mine.rows), callbacks=[Kill(mine)])
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.train(**({} if mine.forgetful else {"resume_from_checkpoint": args.resume_from_checkpoint}))
 
 
 if __name__ == "__main__":

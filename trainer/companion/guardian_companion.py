@@ -30,6 +30,7 @@ CONTROL = "control.json"
 HEARTBEAT = "heartbeat.{rank}.jsonl"
 COMPANION_KNOBS = frozenset({
     "fingerprint", "restore_batch", "restore_intervals", "longest", "rescue", "learning_rate", "rewarm", "stacks",
+    "resume",
 })  # fmt: skip
 
 FAILURES_ALLOWED = 3
@@ -424,6 +425,19 @@ class Companion:
     # The begin and the end of a loop.
 
     @guarded
+    def enter_train(self, trainer, args, kwargs):
+        """The arguments of train(), with the checkpoint that a script does not hand on (TRL's own do not)."""
+        wanted = self.knobs.get("resume")
+        if not wanted or args or kwargs.get("resume_from_checkpoint") is not None:
+            return args, kwargs
+        # A script may train something else first, and the checkpoint is not that trainer's.
+        home = os.path.dirname(os.path.abspath(wanted))
+        asked = getattr(trainer.args, "resume_from_checkpoint", None)
+        if asked != wanted and os.path.abspath(trainer.args.output_dir) != home:
+            return args, kwargs
+        return args, dict(kwargs, resume_from_checkpoint=wanted)
+
+    @guarded
     def enter_loop(self, trainer, args, kwargs):
         """Before the trainer sets up its loop; returns the arguments for it."""
         self.trainer = trainer
@@ -803,6 +817,7 @@ def install(trainer_module):
     callback = type("GuardianCallback", (Companion, trainer_module.TrainerCallback), parts)
     trainer_class.guardian_companion = callback
     join_handlers(trainer_module.CallbackHandler, callback)
+    around(trainer_class, "train", watch_train)
     around(trainer_class, "_inner_training_loop", watch_loop)
     around(trainer_class, "training_step", watch_micro_step)
     around(trainer_class, "evaluate", watch_evaluation)
@@ -852,6 +867,11 @@ def around(trainer_class, name, watch):
         return watch(companion, original, self, *args, **kwargs)
 
     setattr(trainer_class, name, watched)
+
+
+def watch_train(companion, original, trainer, *args, **kwargs):
+    args, kwargs = companion.enter_train(trainer, args, kwargs) or (args, kwargs)
+    return original(trainer, *args, **kwargs)
 
 
 def watch_loop(companion, original, trainer, *args, **kwargs):

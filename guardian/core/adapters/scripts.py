@@ -44,7 +44,7 @@ ABOUT = About(
         "known by arguments that only TrainingArguments has; one JSON file alone, or `--config` with a file."
     ),
     fills_in="TrainingArguments' own defaults; a script with others is believed once it runs.",
-    resumes="`--resume_from_checkpoint`, which the script must hand to `train()`, as transformers' examples do.",
+    resumes="`--resume_from_checkpoint`; where the script does not hand it to `train()`, the companion does.",
     proved=(
         "transformers 5.19: `python`, `torchrun` with two gloo ranks, `accelerate launch` with one process",
         "out of memory: the device batch halved, the accumulation doubled, the same rows per step",
@@ -63,8 +63,11 @@ ABOUT_TRL = About(
     example="trl sft --per_device_train_batch_size 2 --gradient_accumulation_steps 8 --num_processes 2",
     started="`trl sft`, `dpo`, `kto`, `reward`, `grpo`, `rloo`, with `--config` or flags.",
     fills_in="What is TRL's own differs by version and method: unknown until the job tells it.",
-    resumes="`--resume_from_checkpoint`, which TRL's own scripts read and do not hand to `train()`.",
-    dry=("everything: 0.29.1 was killed and began again from its first step",),
+    resumes="`--resume_from_checkpoint`, which TRL's scripts read and do not hand to `train()`: the companion does.",
+    proved=(
+        "0.29.1 with transformers 5.19: `trl sft` with one process, its script under `torchrun` with two gloo ranks",
+    ),
+    dry=("the other methods",),
 )
 
 
