@@ -547,7 +547,9 @@ class Supervisor:
         if said or self._terms.adapter is None:
             return tuple(sorted(said))
         argument = self._terms.adapter.output_dir(self.run.created.argv)
-        return checkpoints.versions(str(Path(self.run.created.cwd, argument))) if argument else ()
+        edits = (edit.new for attempt in self.run.attempts for edit in attempt.plan.edits if edit.knob == "output_dir")
+        asked = dict.fromkeys(str(Path(self.run.created.cwd, name)) for name in (argument, *edits) if name)
+        return tuple(dict.fromkeys(folder for name in asked for folder in checkpoints.versions(name)))
 
     def _places(self) -> tuple[Path, ...]:
         """Where the run needs room: its own folder and those that checkpoints go to."""

@@ -103,7 +103,7 @@ class Terms:
         cold = self.companion is None and not warm and settings.pop("warmup_ratio", None) is not None
         written = self._with(settings, number, warm=warm)
         copy = rated(run, best.path, settings) if best and self.companion is None else None
-        argv, moves = self._moved(run, written.argv, number, found, best, copy=copy.copy if copy else None)
+        argv, moves = self._moved(run, written.argv, number, best, copy=copy.copy if copy else None)
         return ev.Planned(
             attempt=number,
             argv=self._launch_argv(argv),
@@ -153,7 +153,6 @@ class Terms:
         run: Run,
         argv: tuple[str, ...],
         number: int,
-        found: tuple[ev.Checkpoint, ...],
         best: ev.Checkpoint | None,
         *,
         copy: str | None,
@@ -163,11 +162,11 @@ class Terms:
 
         if self.adapter is None:
             return argv, ()
-        back = retreat.goes_back(found, best)
+        here = _output_dir(run, best) if best else None
         home = _first_output_dir(run) or self.adapter.output_dir(argv)
-        fresh = retreat.folder(home, number) if back and home else None
+        fresh = retreat.folder(home, number) if home and retreat.goes_back(run, best, here) else None
         if best is not None:
-            return self.adapter.resume(argv, copy or best.path, fresh or _output_dir(run, best))
+            return self.adapter.resume(argv, copy or best.path, fresh or here)
         return self.adapter.resume(argv, None, fresh) if fresh else (argv, ())
 
     def _rates(self, run: Run, settings: Mapping[str, Value], start: int | None) -> dict[str, object]:
@@ -293,7 +292,11 @@ def _first_output_dir(run: Run) -> str | None:
     return next((a.hello.output_dir for a in run.attempts if a.hello), None)
 
 
-def _output_dir(run: Run, best: ev.Checkpoint) -> str:
-    """The folder that the job itself named last (it may be a versioned one below the argument)."""
+def _output_dir(run: Run, best: ev.Checkpoint) -> str | None:
+    """The folder that the job itself named last (it may be a versioned one below the argument); None: the command's.
+
+    A job that named none saves beside what it goes on from, unless that is guardian's own pin.
+    """
     said = next((a.hello.output_dir for a in reversed(run.attempts) if a.hello), None)
-    return said if said is not None else best.path.rpartition("/")[0]
+    beside = best.path.rpartition("/")[0]
+    return said if said is not None else None if beside.endswith("/pins") else beside

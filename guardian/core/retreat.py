@@ -34,9 +34,12 @@ def standing(run: Run, attempt: Attempt) -> tuple[Checkpoint, ...]:
     return tuple(c for c in found if c.path not in gone)
 
 
-def goes_back(found: tuple[Checkpoint, ...], best: Checkpoint | None) -> bool:
-    """Whether whole checkpoints lie ahead of the chosen one."""
-    return any(c.complete and c.step > (best.step if best else 0) for c in found)
+def goes_back(run: Run, best: Checkpoint | None, home: str | None) -> bool:
+    """Whether whole checkpoints lie ahead of the chosen one, or where the attempt would save over ones given up."""
+    start, gone = best.step if best else 0, given_up(run)
+    ended = run.attempts[-1].ended
+    ahead = [c for c in (ended.checkpoints if ended else ()) if c.complete and c.step > start]
+    return any(c.path not in gone or best is None or c.path.rpartition("/")[0] == home for c in ahead)
 
 
 def folder(output_dir: str, attempt: int) -> str:

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from guardian.core import adapters
 from guardian.core import deciding as do
 from guardian.core import events as ev
@@ -218,6 +220,20 @@ def test_a_later_failure_asks_for_the_rate_again_and_does_not_go_on_without_it()
     ended = decided(*parts, replace(asked, copy=None, why="no room"), terms=ALONE)
     assert "cannot be set to 1e-05" in ended.finished.reason
     assert "no room" in ended.finished.reason
+
+
+def test_a_second_retreat_to_the_same_checkpoint_saves_over_nothing_that_was_given_up():
+    """Without a companion the last folder is not told: what lies in the first one stays as it is."""
+    plan = planned(*BAD_ALONE, rated(), terms=ALONE)
+    parts = (
+        *BAD_ALONE, rated(), plan, ev.Pinned(0, "a", "b", "copy"), ev.Launched(0, 1, 1), tell.logged(21, 34),
+        went_bad(25, found(10, 20, 30)),
+    )  # fmt: skip
+    asked = decided(*parts, terms=ALONE).asked
+    again = planned(*parts, asked, terms=ALONE)
+
+    assert (20, 1e-6) == (again.resume_step, pytest.approx(asked.target))
+    assert "/home/me/out/again-0003" == value(again, "output_dir")
 
 
 def healed_alone(rate, *, first=21):
