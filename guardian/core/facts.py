@@ -38,6 +38,12 @@ _NO_CGROUP = "where no cgroup or kernel file tells"
 
 FACTS = {
     "accumulation": Fact("micro-batches per optimizer step", "micro-batches", _COMPANION, _NO_COMPANION),
+    "bad_rows": Fact(
+        "which rows the first bad step was made of: their places in the order in which their epoch draws them",
+        TEXT,
+        f"the numbers that the training logs, and {_COMPANION}",
+        "while they are numbers",
+    ),
     "device": Fact("what the model is on: cpu, cuda, ...", TEXT, _COMPANION, _NO_COMPANION),
     "device_batch": Fact("rows per micro-batch and rank", "rows", _COMPANION, _NO_COMPANION),
     "disk_free_mib": Fact(
@@ -137,6 +143,7 @@ def facts_of(run: Run, attempt: Attempt) -> dict[str, float | str]:
         "phase": attempt.phase,
         **_of_exception(attempt),
         "first_bad_step": _number(first_bad_step(attempt.logged)),
+        "bad_rows": _rows_of(first_bad_step(attempt.logged), attempt),
         "runaway_step": _number(runaway_step(attempt.logged)),
         "spike_step": _number(spike_step(attempt.logged)),
         "earlier_bad_step": _earlier(run, attempt, "first_bad_step"),
@@ -176,6 +183,24 @@ def _of_hello(attempt: Attempt) -> dict[str, float | str | None]:
         "workers": _number(hello.workers),
         "world_size": float(hello.world),
     }
+
+
+def _rows_of(step: int | None, attempt: Attempt) -> str | None:
+    """Where the rows of an optimizer step stand; never what they say.
+
+    The sampler's order is cut into steps, whatever the split: rank after rank, micro-batch after micro-batch.
+    """
+    if step is None or step < 1:
+        return None
+    hello = attempt.hello
+    if hello is None:
+        return "which rows those are is not known without the companion"
+    if not hello.steps_per_epoch:
+        return f"{hello.effective_batch} rows; where an epoch begins is not known"
+    epoch, at = divmod(step - 1, hello.steps_per_epoch)
+    first = at * hello.effective_batch
+    where = f"rows {first} to {first + hello.effective_batch - 1} of epoch {epoch + 1}"
+    return f"{where}, counted from 0 in the order in which that epoch draws them"
 
 
 def _start(attempt: Attempt) -> int:

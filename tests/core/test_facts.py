@@ -87,10 +87,27 @@ def test_the_bad_step_of_the_attempt_before_is_known():
     assert (12.0, 12.0) == (facts["first_bad_step"], facts["earlier_bad_step"])
 
 
+@pytest.mark.parametrize(
+    "step, hellos, said",
+    [
+        (7, (replace(HELLO, steps_per_epoch=8),), "rows 96 to 111 of epoch 1, counted from 0"),
+        (9, (replace(HELLO, steps_per_epoch=8),), "rows 0 to 15 of epoch 2, counted from 0"),
+        (7, (replace(HELLO, steps_per_epoch=None),), "16 rows; where an epoch begins is not known"),
+        (7, (), "not known without the companion"),
+    ],
+)
+def test_the_rows_of_the_first_bad_step_are_told_by_their_places(step, hellos, said):
+    """Never by what they say: a log may be shown to others."""
+    bad = Trail().append(ev.Logged(1, step, 100, float("nan"), 1.0, 1e-4))
+
+    assert said in known(attempt(1, hellos=hellos, logged=bad))["bad_rows"]
+
+
 def test_every_fact_that_is_computed_is_in_the_table():
     """And those of the table say what they are."""
     left = ev.ExceptionLeft(1, 0, 5, "E", "x", phase="eval", longest=9)
-    full = attempt(1, hellos=(HELLO,), exceptions=(left,), phase="eval")
+    bad = Trail().append(ev.Logged(1, 12, 100, float("nan"), 1.0, 1e-4))
+    full = attempt(1, hellos=(HELLO,), exceptions=(left,), phase="eval", logged=bad)
 
     assert known(full).keys() <= FACTS.keys()
     assert all(fact.about and fact.unit and fact.source and fact.when_unknown for fact in FACTS.values())

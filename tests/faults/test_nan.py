@@ -60,11 +60,15 @@ def test_without_the_companion_the_rate_is_lowered_in_a_copy_of_the_checkpoint(g
     assert [rated for attempt in run.attempts for rated in attempt.rated if rated.copy]
     assert "has the learning rate" in one.shown()
     last = run.attempts[-1].plan
-    (state,) = Path(one.folder, "out").glob("again-*/checkpoint-16/trainer_state.json")
+    states = Path(one.folder, "out").rglob("checkpoint-16/trainer_state.json")
+    state = max(states, key=lambda path: path.stat().st_mtime)
     logs = [log for log in json.loads(state.read_text())["log_history"] if "learning_rate" in log]
     rates = {log["step"]: log["learning_rate"] for log in logs}
     assert {2.0} == {rates[step] for step in rates if step <= run.attempts[1].plan.resume_step}
-    assert {pytest.approx(dict(last.settings)["learning_rate"])} == {rates[s] for s in rates if s > last.resume_step}
+    (rate,) = {rates[step] for step in rates if step > last.resume_step}
+    assert dict(last.settings)["learning_rate"] == pytest.approx(rate)
+    folders = [{e.knob: e.new for e in attempt.plan.edits}.get("output_dir") for attempt in run.attempts[1:]]
+    assert len(folders) == len(set(folders)), "nothing is saved over what was given up"
     assert all(math.isfinite(log["loss"]) for log in logs)
     assert "not_provable" == report["certificate"]["verdict"]
     assert not list(one.run_folder.path.glob("attempts/*/patched"))
@@ -79,6 +83,7 @@ def test_rows_that_spoil_the_loss_whatever_the_rate_are_named_by_their_step(guar
     assert ("not_retryable", 4, 2) == (report["outcome"], report["exit_code"], len(report["attempts"])), one.shown()
     assert ("nan_loss", "data") == (last["class"], last["variant"])
     assert "step 7" in report["reason"]
+    assert "rows 96 to 111 of epoch 1" in report["reason"]
     assert 6 == report["attempts"][1]["resume_step"]
     assert ["learning_rate", "warmup_ratio"] == sorted(e["knob"] for e in report["attempts"][1]["edits"][-2:])
 
