@@ -33,6 +33,7 @@ COMPANION_KNOBS: dict[str, object] = {
 
 PATCHED = "patched"
 """Of an attempt's folder: the copy of the checkpoint with another learning rate that it goes on from."""
+SAVE_LIMIT = "save_total_limit"
 NO_WARM_UP = "a warm-up: only the companion can add one to a run that goes on"
 
 SHAPING = frozenset({
@@ -101,7 +102,9 @@ class Terms:
         start = best.step if best else None
         warm = _warmed_by_argument(run, start)
         cold = self.companion is None and not warm and settings.pop("warmup_ratio", None) is not None
-        written = self._with(settings, number, warm=warm)
+        retreats = remedy is not None and remedy.resume != "newest"
+        passed = _passed_over(found, best, retreats=retreats)
+        written = self._with(settings | ({} if retreats else self._more_kept(passed)), number, warm=warm)
         copy = rated(run, best.path, settings) if best and self.companion is None else None
         argv, moves = self._moved(run, written.argv, number, best, copy=copy.copy if copy else None)
         return ev.Planned(
@@ -116,7 +119,7 @@ class Terms:
             not_before=now + wait_s,
             awaits=_awaits(remedy),
             reason=reason,
-            passed_over=_passed_over(found, best, retreats=remedy is not None and remedy.resume != "newest"),
+            passed_over=passed,
             settings=tuple(settings.items()),
             variables=carried.variables,
             limits=carried.limits,
@@ -125,6 +128,23 @@ class Terms:
             rung=remedy.rung if remedy is not None else None,
             skipped=(*remedy.skipped, *([NO_WARM_UP] if cold else [])) if remedy is not None else (),
         )
+
+    def _more_kept(self, passed: tuple[tuple[str, str], ...]) -> dict[str, Value]:
+        """A higher save_total_limit where newer folders lie beside the chosen one.
+
+        The job counts folders, not sound ones: it would delete what it goes on from to keep what is damaged.
+        """
+        newer = len({path.rpartition("/")[2] for path, _ in passed})
+        limit = self._save_limit() if newer else None
+        return {} if limit is None else {SAVE_LIMIT: limit + newer}
+
+    def _save_limit(self) -> int | None:
+        """The limit that the command, or its file, sets; None: it keeps everything, or says it in no way known here."""
+        if self.adapter is None:
+            return None
+        probe = self.adapter.write(self.argv, {SAVE_LIMIT: 0}).edits
+        old = next((edit.old for edit in probe if edit.knob == SAVE_LIMIT), None)
+        return int(old) if old is not None and old.isdecimal() and int(old) > 0 else None
 
     def rating(self, run: Run, planned: ev.Planned) -> ev.Rated | None:
         """The copy with another learning rate that the plan needs; None: the command, or the companion, says the rate.
@@ -204,7 +224,7 @@ class Terms:
     ) -> tuple[ev.Edit, ...]:
         """What the remedy changes against the attempt before, and what else had to change for it."""
         if remedy is None:
-            return ()
+            return tuple(edit for edit in written.edits if edit.knob == SAVE_LIMIT)
         from guardian.core import edits, healing  # noqa: PLC0415 - the first launch does not wait for it
 
         before, now = dict(attempt.plan.settings), healing.present(attempt, self.adapter)

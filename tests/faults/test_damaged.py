@@ -68,4 +68,6 @@ def test_two_damaged_newer_checkpoints_do_not_cost_the_sound_one(guarded):
     reasons = {Path(skipped["path"]).name: skipped["reason"] for skipped in report["skipped_checkpoints"]}
     assert "model.safetensors" in reasons["checkpoint-6"]
     assert "optimizer.pt" in reasons["checkpoint-8"]
+    limits = [(e["old"], e["new"]) for e in report["attempts"][2]["edits"] if e["knob"] == "save_total_limit"]
+    assert [("2", "4")] == limits
     assert "proved" == report["certificate"]["verdict"]

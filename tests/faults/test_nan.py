@@ -83,7 +83,7 @@ def test_rows_that_spoil_the_loss_whatever_the_rate_are_named_by_their_step(guar
     assert ("not_retryable", 4, 2) == (report["outcome"], report["exit_code"], len(report["attempts"])), one.shown()
     assert ("nan_loss", "data") == (last["class"], last["variant"])
     assert "step 7" in report["reason"]
-    assert "rows 96 to 111 of epoch 1" in report["reason"]
+    assert "rows 96 to 111 of epoch 1" in last["advice"]
     assert 6 == report["attempts"][1]["resume_step"]
     assert ["learning_rate", "warmup_ratio"] == sorted(e["knob"] for e in report["attempts"][1]["edits"][-2:])
 

@@ -6,6 +6,7 @@ import pytest
 
 from guardian.core import deciding as do
 from guardian.core import events as ev
+from guardian.core.adapters import Written
 from guardian.core.planning import Terms
 from guardian.core.policy import DEFAULT, Budget
 from tests.core import stories as tell
@@ -27,6 +28,9 @@ class Family:
 
     def output_dir(self, argv):
         return "out"
+
+    def write(self, argv, settings):
+        return Written(argv, refused=tuple((knob, "there is no option for it") for knob in settings))
 
 
 TERMS = Terms(

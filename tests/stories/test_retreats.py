@@ -146,6 +146,29 @@ def test_what_would_be_resumed_from_is_read_first_and_passed_over_where_it_is_da
     assert 20 == run.best_step
 
 
+LIMITED = (*RATED, "--save_total_limit", "2")
+
+
+@pytest.mark.parametrize(
+    "argv, limit",
+    [(LIMITED, "4"), (RATED, None), ((*RATED, "--save_total_limit", "0"), None)],
+)
+def test_a_limit_on_saves_is_raised_by_the_folders_that_are_passed_over(argv, limit):
+    """The job counts folders, sound or not: it would delete the sound one to keep two that are damaged."""
+    damaged = tuple(replace(one, complete=False, why="cut off", verdict="damaged") for one in found(20, 30))
+    parts = (
+        tell.launched(), tell.hello(split=(8, 2)), tell.steps(1, 34), ev.LauncherExited(0, None, 9), ev.TreeEnded(0),
+        ev.Ended(0, None, 9, None, (), 0, (*found(10), *damaged), inspected=True),
+        ev.Diagnosed(0, tell.KILLED_BY_NOBODY),
+    )  # fmt: skip
+    plan = planned(*parts, terms=replace(NAN_TERMS, argv=argv, adapter=adapters.recognise(argv, {}, dict)))
+
+    assert 10 == plan.resume_step
+    changes = [(edit.old, edit.new, edit.kind) for edit in plan.edits if edit.knob == "save_total_limit"]
+    assert ([] if limit is None else [("2", limit, "preserving")]) == changes
+    assert limit is None or limit == value(plan, "save_total_limit")
+
+
 # --- without the companion ---------------------------------------------------------------------------------------
 
 ALONE = replace(NAN_TERMS, companion=None)
