@@ -593,13 +593,17 @@ class Supervisor:
             return self.take(replace(asked, copy=None, why=f"took over {do.CHECKING_MAX_S} s"))
         plan = self.run.attempts[asked.attempt - 1].plan
 
+        def stop() -> bool:
+            return bool(self.run.stop_requests)
+
         def rate() -> None:
             from guardian.host import jobpython, rating  # noqa: PLC0415 - the first launch does not wait for it
 
             rating.release(str(self._folder / "attempts"))
             python = jobpython.interpreter(plan.argv, self._outlook.environment, self.run.created.cwd)
-            stop = lambda: bool(self.run.stop_requests)  # noqa: E731 - asked in the thread
-            self.post(rating.rate(asked, interpreter=python, deadline_s=do.CHECKING_MAX_S, stop=stop))
+            done = rating.rate(asked, interpreter=python, deadline_s=do.CHECKING_MAX_S, stop=stop)
+            if done.why is None or not stop():  # what a stop interrupted is begun again when the run goes on
+                self.post(done)
 
         return self._start(work, rate)
 

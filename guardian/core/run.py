@@ -310,7 +310,12 @@ def _supervisor_started(run: Run, event: ev.SupervisorStarted, wall: float) -> R
     if not event.reopened:
         return run
     state = _reopened(run) if isinstance(run.state, Finished) else run.state
-    return replace(run, stop_requests=(), finished_wall=None, state=state, fresh_from=len(run.attempts))
+    # What kept a copy from being made (no room, no Python with torch) may be another now.
+    again = tuple(replace(a, rated=tuple(one for one in a.rated if one.why is None)) for a in run.attempts[-1:])
+    attempts = (*run.attempts[:-1], *again)
+    return replace(
+        run, attempts=attempts, stop_requests=(), finished_wall=None, state=state, fresh_from=len(run.attempts)
+    )
 
 
 def _reopened(run: Run) -> State:

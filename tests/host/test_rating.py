@@ -13,7 +13,7 @@ from guardian.host import rating
 from tests.interpreters import PYTHONS
 from tests.trainer.jobs import DEMO, run
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 JOB = (*DEMO, "--output_dir", "out", "--max_steps", "6", "--save_steps", "2", "--lr_scheduler_type", "cosine")
 
@@ -63,6 +63,22 @@ def test_a_training_that_goes_on_from_the_copy_runs_at_a_tenth_of_the_old_curve(
     assert {step: pytest.approx(0.1 * old[step], rel=1e-3) for step in (3, 4, 5)} == {s: new[s] for s in (3, 4, 5)}
     later = made(tmp_path / "again" / "checkpoint-4", tmp_path, python)
     assert (None, None, pytest.approx(1e-3)) == (later.copy, later.why, later.before)
+
+
+def test_both_files_have_the_rate_and_the_moments_are_untouched(trained, tmp_path):
+    """The log reads the schedule; the first step would run at what optimizer.pt says."""
+    folder, python = trained
+    source = folder / "out" / "checkpoint-2"
+    copy = Path(made(source, tmp_path, python).copy)
+    old, new = (torch.load(one / "optimizer.pt", weights_only=True) for one in (source, copy))
+    schedule = [torch.load(one / "scheduler.pt", weights_only=True) for one in (source, copy)]
+
+    for name in ("lr", "initial_lr"):
+        assert [g[name] for g in new["param_groups"]] == pytest.approx([0.1 * g[name] for g in old["param_groups"]])
+    assert [pytest.approx(0.1 * rate) for rate in schedule[0]["base_lrs"]] == schedule[1]["base_lrs"]
+    assert old["state"].keys() == new["state"].keys()
+    assert all(torch.equal(old["state"][n]["exp_avg"], new["state"][n]["exp_avg"]) for n in old["state"])
+    assert (source / "model.safetensors").samefile(copy / "model.safetensors")
 
 
 @pytest.fixture

@@ -240,9 +240,13 @@ def test_a_later_failure_asks_for_the_rate_again_and_does_not_go_on_without_it()
     asked = decided(*parts, terms=ALONE).asked
     assert (20, 1e-5, COPY.replace("0002", "0003")) == (int(asked.source[-2:]), asked.target, asked.copy)
 
-    ended = decided(*parts, replace(asked, copy=None, why="no room"), terms=ALONE)
-    assert "cannot be set to 1e-05" in ended.finished.reason
-    assert "no room" in ended.finished.reason
+    failed = replace(asked, copy=None, why="no room")
+    finished = decided(*parts, failed, terms=ALONE).finished
+    assert "cannot be set to 1e-05" in finished.reason
+    assert "no room" in finished.reason
+
+    # A person has made room, and goes on.
+    assert asked == decided(*parts, failed, finished, tell.resumed(reopened=True), terms=ALONE).asked
 
 
 def test_a_second_retreat_to_the_same_checkpoint_saves_over_nothing_that_was_given_up():
