@@ -29,7 +29,7 @@ FRAMEWORKS = {
     "torch",
     "transformers",
 }
-JOB_SCRIPTS = {"guardian/host/scan_script.py": {"torch"}}
+JOB_SCRIPTS = {"guardian/host/rate_script.py": {"torch"}, "guardian/host/scan_script.py": {"torch"}}
 """Run by the job's own Python and imported by nobody: what each may load there."""
 BACKPORTS = {"tomli", "typing_extensions"}  # the standard library of a later Python
 EFFECTS = {

@@ -19,9 +19,10 @@ from pathlib import Path
 from guardian.core import events as ev
 from guardian.core.planning import PATCHED
 from guardian.host import torchpython
-from guardian.host.rate_script import OPTIMIZER, SCHEDULER
 
 SCRIPT = Path(__file__).with_name("rate_script.py")
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
+"""The two files that the script writes."""
 FREE_AFTER = 1.1
 """A copy is made only if this many times its size stays free, so that the next save still fits."""
 
