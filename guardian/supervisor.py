@@ -499,8 +499,11 @@ class Supervisor:
         """
         attempt = self.run.attempts[-1]
         blind = []
-        if self._files is not None and not self._files.finish(DRAIN_S):
-            blind.append("job.log was not read to its end")
+        try:
+            if self._files is not None and not self._files.finish(DRAIN_S):
+                blind.append("job.log was not read to its end")
+        except GuardianError as error:  # a rule file that was broken while the job ran
+            blind.append(f"job.log was not judged: {error}")
         found, why = self._found()
         if why:
             blind.append(why)

@@ -103,3 +103,17 @@ def add_detach(options: argparse.ArgumentParser) -> None:
 def add_json(options: argparse.ArgumentParser) -> None:
     """Output for machines."""
     options.add_argument("--json", action="store_true", help="print JSON, for programs to read")
+
+
+def judge_rules(folder: Path | None) -> None:
+    """Read a person's own rules before anything is started: the session reads the rules after the launch.
+
+    Raises UserError with a line per complaint.
+    """
+    from guardian.host import userfiles
+
+    if folder is None and userfiles.own_rules() is None:
+        return
+    from guardian.host import rulebook
+
+    rulebook.load(folder)

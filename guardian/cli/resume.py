@@ -34,6 +34,7 @@ def main(argv: list[str]) -> int:
     parsing.add_detach(options)
     chosen = options.parse_args(argv)
     folder = choosing.choose(chosen.run_dir, chosen.run)
+    parsing.judge_rules(chosen.rules)
     if not chosen.detach:
         return take_over(folder, rules=chosen.rules)
     from guardian.cli import background

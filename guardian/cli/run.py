@@ -66,11 +66,7 @@ def main(argv: list[str]) -> int:
     from guardian.host import configs, policyfile
 
     policy = policyfile.load(options.policy)
-    if options.rules is not None:
-        # The session reads rules after the launch; a person's own are judged before it.
-        from guardian.host import rulebook
-
-        rulebook.load(options.rules)
+    parsing.judge_rules(options.rules)
     adapter = adapters.recognise(command, dict(os.environ), configs.read_config)
     if options.dry_run:
         return _dry_run(options, command, adapter, policy)

@@ -16,10 +16,9 @@ from guardian.core.tomltable import Complaint
 from guardian.core.tomltext import line_of
 from guardian.errors import HostError, UserError
 from guardian.host.matching import regex_problem
-from guardian.host.userfiles import config_folder, parse_toml, read_text, refuse_strangers
+from guardian.host.userfiles import own_rules, parse_toml, read_text, refuse_strangers
 
 PACKAGE = "guardian.rules"
-FOLDER = "rules"
 MAX_FILES = 1000
 
 File = tuple[str, str]
@@ -88,9 +87,8 @@ def _rule(file: File, complaints: list[Complaint]) -> Rule | None:
 
 
 def _own() -> list[File]:
-    base = config_folder()
-    folder = os.path.join(base, FOLDER) if base else None
-    return list(_folder(folder)) if folder and os.path.isdir(folder) else []
+    folder = own_rules()
+    return list(_folder(folder)) if folder else []
 
 
 def _folder(folder: str) -> Iterator[File]:

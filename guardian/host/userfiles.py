@@ -68,6 +68,13 @@ def parse_toml(text: str, path: str) -> dict[str, Any]:
         raise UserError(f"{path}: is nested too deeply") from None
 
 
+def own_rules() -> str | None:
+    """The folder with this user's own rules; None where there is none."""
+    base = config_folder()
+    folder = os.path.join(base, "rules") if base else None
+    return folder if folder and os.path.isdir(folder) else None
+
+
 def config_folder() -> str | None:
     """Where this user's settings for guardian lie; None where there is no home to look in."""
     base = os.environ.get("XDG_CONFIG_HOME", "")

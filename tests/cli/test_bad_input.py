@@ -70,6 +70,20 @@ def test_a_policy_that_is_not_toml_names_its_line(tmp_path):
     )
 
 
+@pytest.mark.parametrize("command", [("run", *TRUE), ("run", "-d", *TRUE)])
+def test_a_broken_rule_of_ones_own_is_told_before_anything_is_started(command, tmp_path):
+    """It would be needed in the night, when nobody is there to mend it."""
+    rules = tmp_path / "config/guardian/rules"
+    rules.mkdir(parents=True)
+    (rules / "mine.toml").write_text('id = "mine\n')
+    env = os.environ | {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+
+    said = complaint(guardian(*command, cwd=tmp_path, env=env), 2)
+
+    assert said.startswith(f"{rules}/mine.toml:1: is not TOML: ")
+    assert not (tmp_path / "guardian_runs").exists()
+
+
 # --- the run's folder --------------------------------------------------------------------------------------------
 
 
