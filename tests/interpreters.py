@@ -18,5 +18,10 @@ PYTHONS = (
     pytest.param(PYTHON_4, id="transformers4", marks=needs_transformers_4),
 )
 """For the `params` of a fixture that other fixtures build on."""
+PYTHONS_4_LONG = (
+    PYTHONS[0],
+    pytest.param(PYTHON_4, id="transformers4", marks=[needs_transformers_4, pytest.mark.long]),
+)
+"""The same where transformers 4 is left to the long tests: what is plain must be done in minutes."""
 on_both_transformers = pytest.mark.parametrize("python", PYTHONS)
 """The test gets `python`, the path of the interpreter that its job is to run in."""

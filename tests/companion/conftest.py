@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.companion.launching import plan, run
-from tests.interpreters import PYTHONS
+from tests.interpreters import PYTHONS_4_LONG
 
 STEPWISE = {"save_strategy": "steps", "save_steps": 2}
 LOADED = {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 3, "per_device_eval_batch_size": 2}
@@ -13,7 +13,7 @@ ALL_KNOBS = {"fingerprint": True, "restore_batch": True, "restore_intervals": Tr
              "stacks": True}  # fmt: skip
 
 
-@pytest.fixture(scope="session", params=PYTHONS)
+@pytest.fixture(scope="session", params=PYTHONS_4_LONG)
 def python(request):
     """The interpreter of the job."""
     return request.param

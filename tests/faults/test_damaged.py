@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness import TINY, Guarded, harm
-from tests.interpreters import PYTHONS
+from tests.interpreters import PYTHONS_4_LONG
 
 JOB = (*TINY, "--output_dir", "out", "--max_steps", "12", "--save_steps", "2", "--save_total_limit", "2")
 
 
-@pytest.fixture(params=PYTHONS)
+@pytest.fixture(params=PYTHONS_4_LONG)
 def command(request):
     """The job on each transformers."""
     return (request.param, "-m", "guardian.trainer", *JOB)

@@ -12,7 +12,7 @@ import pytest
 from guardian.core import events as ev
 from tests.faults.confined import memory_of
 from tests.faults.harness import JOBS, TINY, Guarded, harm, surviving
-from tests.interpreters import PYTHON_4, PYTHONS, needs_transformers_4, on_both_transformers
+from tests.interpreters import PYTHON_4, PYTHONS, PYTHONS_4_LONG, needs_transformers_4, on_both_transformers
 from tests.jobs.hunger import hungry
 
 STEPS = 8
@@ -180,7 +180,7 @@ def test_the_batch_that_comes_back_out_of_a_checkpoint_is_noticed(healed, one_lo
 
 @pytest.mark.parametrize(
     "python",
-    [PYTHONS[0], pytest.param(PYTHON_4, id="transformers4", marks=[needs_transformers_4, pytest.mark.long])],
+    PYTHONS_4_LONG,
 )
 def test_a_job_that_the_kernel_kills_for_its_memory_is_halved(healed, python):
     """Nothing stands in its log: the cgroup's counter, which rose during the attempt, is what tells it."""

@@ -88,6 +88,7 @@ def test_rows_that_spoil_the_loss_whatever_the_rate_are_named_by_their_step(guar
     assert ["learning_rate", "warmup_ratio"] == sorted(e["knob"] for e in report["attempts"][1]["edits"][-2:])
 
 
+@pytest.mark.long
 def test_without_a_checkpoint_before_it_the_training_begins_again(guarded):
     """Said so; what the first attempt had saved after it is left where it is."""
     one = guarded(*JOB[:-1], "1", spoilt=1)

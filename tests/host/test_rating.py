@@ -10,7 +10,7 @@ import pytest
 
 from guardian.core import events as ev
 from guardian.host import rating
-from tests.interpreters import PYTHONS
+from tests.interpreters import PYTHONS_4_LONG
 from tests.trainer.jobs import DEMO, run
 
 torch = pytest.importorskip("torch")
@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 JOB = (*DEMO, "--output_dir", "out", "--max_steps", "6", "--save_steps", "2", "--lr_scheduler_type", "cosine")
 
 
-@pytest.fixture(scope="module", params=PYTHONS)
+@pytest.fixture(scope="module", params=PYTHONS_4_LONG)
 def trained(request, tmp_path_factory):
     """A real training on each transformers: (its folder, its Python)."""
     folder = tmp_path_factory.mktemp("trained")

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from guardian.trainer import checkpoints
 
-from tests.interpreters import PYTHONS
+from tests.interpreters import PYTHONS_4_LONG
 from tests.trainer.jobs import DEMO, PATIENCE_S, environment, run, start, wait_for
 
 pytest.importorskip("torch")
@@ -29,7 +29,7 @@ def content(checkpoint: Path) -> dict[str, bytes]:
     return {file.name: b"" if file.name in differing else file.read_bytes() for file in checkpoint.iterdir()}
 
 
-@pytest.fixture(scope="module", params=PYTHONS)
+@pytest.fixture(scope="module", params=PYTHONS_4_LONG)
 def python(request):
     """The interpreter that the trainer runs in, with the one transformers or the other."""
     return request.param
