@@ -91,7 +91,8 @@ def _value(
     if operation.kind == "halve":
         return _half(knob, present, now)
     factor = float(operation.value or 0)
-    value = present * factor if operation.kind == "times" else max(present, factor)
+    # 0.1 x 1e-05 is 1.0000000000000002e-06: what stands in a command shall look as people write it.
+    value = float(f"{present * factor:.12g}") if operation.kind == "times" else max(present, factor)
     return int(value) if isinstance(present, int) and value == int(value) else value
 
 

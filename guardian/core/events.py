@@ -61,7 +61,7 @@ class Cause:
     """What ended an attempt, as far as is known."""
 
     id: str
-    """The class of FAILURES, e.g. `code_bug`."""
+    """The class of the failure, e.g. `code_bug` (rules.CLASSES)."""
     variant: str | None
     rule: str | None
     title: str

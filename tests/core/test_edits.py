@@ -105,6 +105,12 @@ def test_a_lower_rate_is_at_most_half_and_at_most_safe(rate, dtype, optimizer, l
     assert {"learning_rate": lower} == made(now, {"optimizer": optimizer}, learning_rate="lower-or-safe")
 
 
+def test_a_tenth_looks_as_people_write_it():
+    """Not 1.0000000000000002e-06; a whole number stays one."""
+    assert {"learning_rate": 1e-06} == made({"learning_rate": 1e-05}, learning_rate="x 0.1")
+    assert {"ddp_timeout": 3600} == made({"ddp_timeout": 1800}, ddp_timeout="x 2")
+
+
 def test_a_warm_up_is_never_shortened():
     """`at-least` leaves what is longer."""
     assert {"warmup_ratio": 0.05} == made({"warmup_ratio": 0.0}, warmup_ratio="at-least 0.05")

@@ -18,8 +18,8 @@ def guarded(tmp_path):
     """A run of these arguments, whose rows of step `spoilt` overflow; ended in any case."""
     started = []
 
-    def run(*command, spoilt=None, options=()):
-        env = {} if spoilt is None else {"PYTHONPATH": str(JOBS / "spoilt"), "SPOILT": str(spoilt)}
+    def run(*command, spoilt=None, options=(), **more):
+        env = {} if spoilt is None else {"PYTHONPATH": str(JOBS / "spoilt"), "SPOILT": str(spoilt)} | more
         started.append(Guarded(tmp_path, *command, env=env, options=options))
         started[-1].run()
         return started[-1]
@@ -86,6 +86,30 @@ def test_rows_that_spoil_the_loss_whatever_the_rate_are_named_by_their_step(guar
     assert "rows 96 to 111 of epoch 1" in last["advice"]
     assert 6 == report["attempts"][1]["resume_step"]
     assert ["learning_rate", "warmup_ratio"] == sorted(e["knob"] for e in report["attempts"][1]["edits"][-2:])
+
+
+def test_a_plugin_that_sets_the_rate_again_violates_the_certificate(guarded):
+    """What was promised is not what ran, whatever the arguments say: no success."""
+    one = guarded(*JOB, spoilt="7,0", RATE="0.003")
+    report = one.report()
+
+    assert ("finished", 1, "violated") == (report["outcome"], report["exit_code"], report["certificate"]["verdict"]), (
+        one.shown()
+    )
+    assert "the job used a learning rate 0.003 at step 7" in report["certificate"]["reasons"][0]
+    assert report["failed_edits"] == report["certificate"]["reasons"][:1]
+
+
+@pytest.mark.long
+def test_what_no_lower_rate_heals_ends_with_what_else_can_be_done(guarded):
+    """Another step each time, so it is not one row: after half the rate and a tenth of that nothing is left to try."""
+    one = guarded(*JOB, spoilt="7,9,11,13")
+    report = one.report()
+
+    assert ("gave_up", 1, 3) == (report["outcome"], report["exit_code"], len(report["attempts"])), one.shown()
+    assert "bf16" in report["reason"]
+    rates = [e["new"] for a in report["attempts"] for e in a["edits"] if e["knob"] == "learning_rate"]
+    assert ["1e-05", "1e-06"] == rates
 
 
 @pytest.mark.long

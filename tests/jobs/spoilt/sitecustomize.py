@@ -1,7 +1,8 @@
 """The rows of one optimizer step overflow, whatever the learning rate: a stand-in for rows that do so in fp16 on a GPU.
 
-Python runs this file at its start where the folder is on PYTHONPATH. SPOILT is the number of that step. From there on
-everything is real: the gradients, the weights that they spoil, the checkpoints that are saved afterwards.
+Python runs this file at its start where the folder is on PYTHONPATH. SPOILT is the number of that step, or one for each
+attempt ("7,9": none in the third). From there on everything is real: the gradients, the weights that they spoil, the
+checkpoints that are saved afterwards. RATE is a learning rate that a plugin sets before each step of the second attempt.
 """
 
 import os
@@ -26,10 +27,29 @@ class Finder:
 
         def changed(module):
             load(module)
-            spoil(module.SavingTrainer, int(os.environ["SPOILT"]))
+            attempt = int(os.environ["GUARDIAN_MARK"].rpartition("/")[2])
+            spoil(module.SavingTrainer, step_of(attempt))
+            if attempt == 2 and "RATE" in os.environ:
+                set_rate(module.SavingTrainer, float(os.environ["RATE"]))
 
         spec.loader.exec_module = changed
         return spec
+
+
+def step_of(attempt):
+    steps = [int(step) for step in os.environ["SPOILT"].split(",")]
+    return steps[0] if len(steps) == 1 else dict(enumerate(steps, 1)).get(attempt)
+
+
+def set_rate(trainer_class, rate):
+    original = trainer_class.training_step
+
+    def at_its_own_rate(self, *args, **options):
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return original(self, *args, **options)
+
+    trainer_class.training_step = at_its_own_rate
 
 
 def spoil(trainer_class, step):
