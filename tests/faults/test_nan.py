@@ -51,6 +51,7 @@ def test_a_divergence_is_healed_from_before_its_first_bad_step_with_a_rate_that_
     assert "consistent" == report["certificate"]["verdict"]
 
 
+@pytest.mark.long
 def test_without_the_companion_the_rate_is_lowered_in_a_copy_of_the_checkpoint(guarded):
     """The job logs the lower rate, the checkpoint itself is as it was, and nothing is left of the copy."""
     one = guarded(*JOB, *DIVERGES, options=("--no-companion",))

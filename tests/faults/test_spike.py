@@ -37,6 +37,7 @@ def test_a_loss_that_stays_where_it_jumped_leads_back_before_it_with_a_lower_rat
     assert "consistent" == report["certificate"]["verdict"]
 
 
+@pytest.mark.long
 def test_a_loss_that_comes_back_is_left_alone(guarded):
     """Six steps high, and nobody acts: one attempt."""
     one = guarded("25-32")

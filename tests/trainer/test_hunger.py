@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interpreters import PYTHON_4, needs_transformers_4, on_both_transformers
+from tests.interpreters import PYTHON_4, PYTHONS_4_LONG, needs_transformers_4
 from tests.jobs.hunger import hungry
 from tests.trainer.jobs import PATIENCE_S, environment, logged, losses
 
@@ -35,7 +35,7 @@ def job(folder, *arguments, python=sys.executable, steps=2, **how):
     return subprocess.run(argv, cwd=folder, timeout=PATIENCE_S, check=False, **pipes, **how)
 
 
-@on_both_transformers
+@pytest.mark.parametrize("python", PYTHONS_4_LONG)
 def test_memory_that_depends_on_the_batch_runs_out_in_the_step(tmp_path, python):
     """8 rows of 40 MiB do not go into 250: the allocator says so, and the companion what the job was at."""
     told = {"PYTHONPATH": str(ROOT / "trainer/companion"), "GUARDIAN_DIR": str(tmp_path)}
@@ -50,7 +50,7 @@ def test_memory_that_depends_on_the_batch_runs_out_in_the_step(tmp_path, python)
 
 
 @pytest.mark.long
-@on_both_transformers
+@pytest.mark.parametrize("python", PYTHONS_4_LONG)
 def test_half_the_batch_fits_and_trains_as_if_nothing_were_eaten(tmp_path, python):
     """The values that pass through the layers stay what they are, and so does the loss."""
     (tmp_path / "plain").mkdir()
