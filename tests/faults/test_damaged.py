@@ -46,6 +46,7 @@ def flip(path):
         file.write(bytes([byte[0] ^ 0xFF]))
 
 
+@pytest.mark.long
 def test_two_damaged_newer_checkpoints_do_not_cost_the_sound_one(guarded):
     """Two are kept, both are damaged, and the job dies again soon: it goes on from the pinned step, or beyond it."""
     one = guarded(

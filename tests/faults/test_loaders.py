@@ -86,6 +86,7 @@ def test_batches_that_shared_memory_does_not_hold_are_loaded_by_fewer_workers_af
     assert "unable to allocate shared memory(shm) for file" in report["attempts"][0]["cause"]["evidence"][0]["text"]
 
 
+@pytest.mark.long
 def test_a_bus_error_in_a_worker_is_answered_with_fewer_workers(healed):
     """Two processes of 1.2 MiB each in 2 MiB: the second dies of SIGBUS, and one alone has room."""
     report = healed(WORKERS, "2", around=shared_memory_of(2), env=hungry(worker_shm_mib=1.2, from_batch=7))

@@ -126,6 +126,7 @@ def test_without_a_checkpoint_before_it_the_training_begins_again(guarded):
     assert list(Path(one.folder, "out").glob("checkpoint-*"))
 
 
+@pytest.mark.long
 def test_a_nan_in_the_very_last_step_is_no_finish(guarded):
     """The job ends with exit code 0 at max_steps; its weights are spoilt all the same."""
     one = guarded(*TINY, "--output_dir", "out", "--max_steps", "8", "--save_steps", "2", spoilt=8)

@@ -11,7 +11,7 @@ import signal
 import pytest
 from guardian.trainer import checkpoints
 
-from tests.interpreters import PYTHONS
+from tests.interpreters import PYTHONS_4_LONG
 from tests.trainer.jobs import DEMO, PATIENCE_S, logged, losses, run, run_until_killed, start, wait_for
 
 pytest.importorskip("torch")
@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 TWELVE = (*DEMO, "--output_dir", "out", "--max_steps", "12", "--save_steps", "5")  # two epochs of six steps
 
 
-@pytest.fixture(scope="module", params=PYTHONS)
+@pytest.fixture(scope="module", params=PYTHONS_4_LONG)
 def python(request):
     """The interpreter that the trainer runs in, with the one transformers or the other."""
     return request.param
