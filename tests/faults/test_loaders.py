@@ -97,6 +97,7 @@ def test_a_bus_error_in_a_worker_is_answered_with_fewer_workers(healed):
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_worker_that_the_kernel_kills_is_answered_with_half_as_many(healed):
     """Two of them do not fit into the cgroup beside the trainer, one does; the batch stays what it is."""
     with memory_of(1536) as around:

@@ -12,7 +12,7 @@ import pytest
 from guardian.core import events as ev
 from tests.faults.confined import memory_of
 from tests.faults.harness import JOBS, TINY, Guarded, harm, surviving
-from tests.interpreters import PYTHON_4, PYTHONS, PYTHONS_4_LONG, needs_transformers_4, on_both_transformers
+from tests.interpreters import PYTHON_4, PYTHONS_4_LONG, needs_transformers_4, on_both_transformers
 from tests.jobs.hunger import hungry
 
 STEPS = 8
@@ -93,7 +93,7 @@ NO_ROOM = ("cuda_oom", "host_allocator")
 # --- the allocator fails in the step -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=PYTHONS)
+@pytest.fixture(scope="module", params=PYTHONS_4_LONG)
 def undisturbed(request, tmp_path_factory, one_long):
     """The run of the rows with the long one that has memory enough, and its interpreter."""
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -139,6 +139,7 @@ def test_the_batch_is_halved_as_often_as_needed(healed, python):
     sixteen_rows_at_each_step(guarded, report, steps=20)
 
 
+@pytest.mark.long
 def test_where_one_row_finds_no_room_it_gives_up_and_says_what_is_missing(healed):
     """The floor: recomputing is tried too, then need stands against limit, with what is left to do."""
     env = hungry(mib_per_row=900, room_mib=400)

@@ -89,6 +89,7 @@ def test_rows_that_spoil_the_loss_whatever_the_rate_are_named_by_their_step(guar
     assert ["learning_rate", "warmup_ratio"] == sorted(e["knob"] for e in report["attempts"][1]["edits"][-2:])
 
 
+@pytest.mark.long
 def test_a_plugin_that_sets_the_rate_again_violates_the_certificate(guarded):
     """What was promised is not what ran, whatever the arguments say: no success."""
     one = guarded(*JOB, spoilt="7,0", RATE="0.003")

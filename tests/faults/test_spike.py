@@ -22,6 +22,7 @@ def guarded(tmp_path):
         one.clean_up()
 
 
+@pytest.mark.long
 def test_a_loss_that_stays_where_it_jumped_leads_back_before_it_with_a_lower_rate(guarded):
     """The job is ended while it trains on; what it saved since is whole, and is not resumed from."""
     one = guarded("25")
