@@ -157,6 +157,22 @@ def be_slow():
     time.sleep(0.5)
 
 
+def await_the_kills():
+    """Go no further before the soak that this is has made all its kills: however fast the job is, it is there for them."""
+    import time
+
+    while "soaked" in os.environ["GUARDIAN_DIR"].split(os.sep) and not all_made("kills.jsonl"):
+        time.sleep(0.05)
+
+
+def all_made(path):
+    try:
+        with open(path) as file:
+            return any(kill["kill"] == kill["of"] for kill in map(json.loads, file))
+    except (OSError, ValueError):  # not there yet, or being written
+        return False
+
+
 def of_attempt(name):
     return os.path.join(os.environ["GUARDIAN_DIR"], name)
 
@@ -176,6 +192,7 @@ ACTS = {
     "leave": leave,
     "fail": fail,
     "be slow": be_slow,
+    "await the kills": await_the_kills,
 }
 
 if "HARM" in os.environ and "GUARDIAN_MARK" in os.environ:
