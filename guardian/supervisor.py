@@ -332,8 +332,8 @@ class Supervisor:
                 return self.take(ev.Measured(attempt, name, dict(machine.facts(self._places())).get(name)))
             case do.Launch(planned=planned):
                 return self._launch(planned)
-            case do.BeginStop(attempt=attempt, why=why, rule=rule):
-                return self.take(ev.StopBegun(attempt, why, self._pids(), rule))
+            case do.BeginStop(attempt=attempt, why=why, rule=rule, silent=silent):
+                return self.take(ev.StopBegun(attempt, why, self._pids(), rule, silent))
             case do.AskSave(attempt=attempt, save_at=save_at):
                 return self._ask_save(attempt, save_at)
             case do.SendSignal(attempt=attempt, signal=number):

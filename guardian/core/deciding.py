@@ -87,6 +87,8 @@ class BeginStop:
     why: str
     rule: str | None = None
     """The rule whose suspicion was confirmed."""
+    silent: str | None = None
+    """The phase whose silence was too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,8 @@ def _living(run: Run, attempt: Attempt, policy: Policy, now: float) -> Decision:
     if run.stop_requests:
         return BeginStop(attempt.number, f"asked for by {run.stop_requests[-1][1].by.spelt}")
     if attempt.launcher is None or attempt.launcher_wall is None:
-        return _suspicious(attempt, policy, now)
+        found = _suspicious(attempt, policy, now)
+        return _silent(attempt, policy, now, found) if isinstance(found, Wait) else found
     if attempt.launcher.code == 0:
         return _lingering(attempt, attempt.launcher_wall + policy.stop.linger_s, now)
     due = attempt.launcher_wall + policy.stop.orphan_s
@@ -260,6 +263,22 @@ def _suspicious(attempt: Attempt, policy: Policy, now: float) -> Decision:
     return BeginStop(attempt.number, why, first.rule)
 
 
+def _silent(attempt: Attempt, policy: Policy, now: float, otherwise: Wait) -> Decision:
+    """Of a job in which nothing happens: wait, look at what it does, or end it."""
+    from guardian.core import pending, silence  # noqa: PLC0415 - the first launch does not wait for it
+
+    standing = silence.standing(attempt, policy)
+    if standing is None:
+        return otherwise
+    found = silence.judge(standing, attempt.activity, now)
+    if isinstance(found, pending.Patience):
+        times = [until for until in (found.until, otherwise.until) if until is not None]
+        return Wait(min(times, default=None))
+    if isinstance(found, pending.Doubt):
+        return LookAtWork(attempt.number)
+    return BeginStop(attempt.number, found.why, silent=standing.phase)
+
+
 def _lingering(attempt: Attempt, due: float, now: float) -> Decision:
     """After a good end only what still trains is waited for without a limit."""
     trained = {h.rank for h in attempt.hellos}
@@ -277,7 +296,7 @@ def _stopping(run: Run, attempt: Attempt, state: stands.Stopping, policy: Policy
     hurry = len(run.stop_requests)
     number = attempt.number
     if state.stage == "asked":
-        if attempt.stop is not None and attempt.stop.rule is not None:
+        if attempt.stop is not None and (attempt.stop.rule or attempt.stop.silent):
             return SendSignal(number, signals.SIGTERM)  # it hangs: nobody is there to save
         due = state.since + HEARD_LATE_S
         if hurry <= 1 and now < due and _may_have_begun(run, attempt):

@@ -18,6 +18,7 @@ from guardian.core.events import Cause, Diagnosed, Hit, Line, Logged, StopBegun
 from guardian.core.exits import SIGNALS, signal_name
 from guardian.core.rules import Rule, Seen, filled
 from guardian.core.run import Attempt, Run
+from guardian.core.silence import TEARDOWN
 
 EXIT_0_EARLY = "exit_0_early"
 LAST_LINES = 3
@@ -25,6 +26,8 @@ FINITE_OVER = 3
 """So many last logs with a gradient that is no number are a training that has gone bad; one is a skipped step."""
 FROM_OUTSIDE = frozenset(SIGNALS[name] for name in ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM"))
 """What others send. What a process does wrong ends it otherwise."""
+DONE_WITH_THE_LOOP = frozenset({"embedded", "swift"})
+"""Families whose result is the checkpoint of the last step: their programs write no model after their training loop."""
 KERNEL_COUNTER = "the kernel's counter of OOM kills"
 
 
@@ -33,10 +36,10 @@ def diagnose(rules: tuple[Rule, ...], attempt: Attempt, run: Run) -> Diagnosed:
     case = cases.make(rules, attempt, run)
     if attempt.start_failed is not None:
         cause: Cause | None = _not_started(attempt.start_failed)
-    elif _finished(case) or _trained_unseen(case):
+    elif _finished(case) or _trained_unseen(case) or _would_not_leave(case) or _aborted_leaving(case):
         cause = _went_bad(case)
     elif attempt.stop is not None and case.ended_by_us:
-        cause = _confirmed(case, attempt.stop) or _stopped(attempt.stop.why)
+        cause = _confirmed(case, attempt.stop) or _hung(case, attempt.stop) or _stopped(attempt.stop.why)
     elif case.own.code == 0:
         cause = _ended_early(case)
     else:
@@ -51,6 +54,12 @@ def remark(run: Run, attempt: Attempt) -> str | None:
     case = cases.make((), attempt, run)
     if _trained_unseen(case):
         return "nobody saw its exit code; every rank's training ended at its last step, whose checkpoint is whole"
+    if _would_not_leave(case) and attempt.stop is not None:
+        count = len(attempt.stop.pids)
+        many = "1 process that would not leave was" if count == 1 else f"{count} processes that would not leave were"
+        return f"it had trained to its last step, whose checkpoint is whole; {many} ended"
+    if _aborted_leaving(case):
+        return "it had trained to its last step, whose checkpoint is whole; a process was aborted while it left"
     if case.own.code != 0 or run.created.family is None or _finished(case):
         return None
     step, total = cases.last_step(attempt), cases.max_steps(attempt, run)
@@ -78,12 +87,32 @@ def _finished(case: Case) -> bool:
 
 def _trained_unseen(case: Case) -> bool:
     """Nobody saw the exit, but every rank said that its training was over, and the last step's checkpoint is whole."""
+    return not case.own.seen and _trained_whole(case)
+
+
+def _trained_whole(case: Case) -> bool:
+    """Every rank said that its training was over, and the last step's checkpoint is whole."""
     attempt = case.attempt
-    if case.own.seen:
-        return False
     ends = {end.rank: end for end in attempt.training_ends if end.by in ("max_steps", "epochs")}
     step = cases.last_step(attempt)
     return len(ends) == attempt.world and any(c.step == step for c in attempt.checkpoints)
+
+
+def _has_its_model(case: Case) -> bool:
+    """The training is whole, and this program makes nothing of it after its training loop."""
+    return case.run.created.family in DONE_WITH_THE_LOOP and not case.attempt.exceptions and _trained_whole(case)
+
+
+def _would_not_leave(case: Case) -> bool:
+    """Guardian ended what was left of a training that had all it was for, and it was not asked to."""
+    stop = case.attempt.stop
+    return stop is not None and stop.silent == TEARDOWN and not case.run.stop_requests and _has_its_model(case)
+
+
+def _aborted_leaving(case: Case) -> bool:
+    """A rank that still talks to one that has left is aborted by the C++ runtime: gloo and NCCL throw in a thread."""
+    by = case.deaths[0].exit.signal if case.deaths else None
+    return by == SIGNALS["SIGABRT"] and not case.ended_by_us and _has_its_model(case)
 
 
 def _went_bad(case: Case) -> Cause | None:
@@ -127,6 +156,25 @@ def _confirmed(case: Case, stop: StopBegun) -> Cause | None:
     if one is None or one.line is None:
         return None
     return _of_rule(case, one.rule, one.line, dict(one.captures), (Line(None, f"ended by guardian: {stop.why}"),))
+
+
+def _hung(case: Case, stop: StopBegun) -> Cause | None:
+    """Guardian ended a job in which nothing happened any more."""
+    if stop.silent != TEARDOWN or case.run.stop_requests:
+        return None
+    step, total = cases.last_step(case.attempt), cases.max_steps(case.attempt, case.run)
+    said = f"the training of every rank was over at step {_count(step)} of {_count(total)}"
+    count = len(stop.pids)
+    ended = f"{stop.why}; {count} {'process' if count == 1 else 'processes'} ended by guardian"
+    return Cause(
+        id="hang_no_output",
+        variant=TEARDOWN,
+        rule=None,
+        title="It had trained, and its processes neither worked nor left",
+        evidence=(Line(None, ended), Line(None, said)),
+        retries=1,
+        advice="Whether it did what it does after its training is not known: see whether its last model is there.",
+    )
 
 
 def _stopped(why: str) -> Cause:

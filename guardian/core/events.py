@@ -307,6 +307,8 @@ class StopBegun:
     """The living processes of the tree at that moment."""
     rule: str | None = None
     """The rule whose suspicion was confirmed; None: the stop was asked for, or the launcher fell."""
+    silent: str | None = None
+    """The phase (core/silence.py) in which nothing happened for longer than it may; None: it was not for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,6 +472,7 @@ class TrainingEnded:
     max_steps: int
     by: str
     """`max_steps`, `epochs`, `trainer` (its own decision), `guardian` or `signal`."""
+    wall: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,11 @@ def _log(said: _Said) -> tuple[Heard, ...]:
     return (logged,)
 
 
+def _end(said: _Said) -> tuple[Heard, ...]:
+    step, total, wall = said.whole("step"), said.whole("max_steps"), said.maybe_number("t")
+    return (ev.TrainingEnded(said.attempt, said.rank, step, total, said.text("by"), wall),)
+
+
 def _longest(said: _Said) -> tuple[Heard, ...]:
     step, rows, longest = (said.whole(key, at_least=1) for key in ("step", "rows", "longest"))
     return (ev.LongestSeen(said.attempt, said.rank, step, rows, longest),)
@@ -225,9 +230,7 @@ _READERS: dict[str, Callable[[_Said], tuple[Heard, ...]]] = {
     "phase": _phase,
     "saved": lambda said: (ev.Saved(said.attempt, said.rank, said.whole("step"), said.text("path")),),
     "ack": lambda said: (ev.Acknowledged(said.attempt, said.rank, said.whole("save_at")),),
-    "end": lambda said: (
-        ev.TrainingEnded(said.attempt, said.rank, said.whole("step"), said.whole("max_steps"), said.text("by")),
-    ),
+    "end": _end,
     "exc": _exception,
     "longest": _longest,
     "lr": _rate,

@@ -29,7 +29,7 @@ IDLE_OVER_S = 10.0
 IDLE_SHARE = 0.05
 """Of one core: pollers, tqdm's monitor and the like use less."""
 IDLE_BYTES = 1 << 20
-"""Read and written between two looks; a save or a download moves more."""
+"""Read and written between two looks ten seconds apart; a save or a download moves more."""
 SILENT_PHASES = frozenset({"eval", "save"})
 
 
@@ -67,7 +67,8 @@ def judge(attempt: Attempt, policy: Policy, now: float, step_s: float | None) ->
     if first.confirm == "line" or (step_s is not None and _in_steady_training(attempt)):
         return Confirmed(first)
     seen = [one for one in attempt.activity if one.wall >= due]
-    if len(seen) == 2 and seen[1].wall - seen[0].wall >= IDLE_OVER_S and idle(seen[0], seen[1]):
+    before = next((one for one in reversed(seen) if seen[-1].wall - one.wall >= IDLE_OVER_S), None)
+    if before is not None and idle(before, seen[-1]):
         return Confirmed(first)
     again = seen[-1].wall + IDLE_OVER_S if seen else now
     return Doubt() if now >= again else Patience(again)
@@ -77,8 +78,9 @@ def idle(before: Activity, after: Activity) -> bool:
     """Whether the same processes did next to nothing in between."""
     if before.pids != after.pids:
         return False
-    share = (after.cpu_s - before.cpu_s) / max(after.wall - before.wall, 1e-3)
-    return share < IDLE_SHARE and after.io_bytes - before.io_bytes < IDLE_BYTES
+    over_s = max(after.wall - before.wall, 1e-3)
+    moved = after.io_bytes - before.io_bytes
+    return (after.cpu_s - before.cpu_s) / over_s < IDLE_SHARE and moved < IDLE_BYTES * max(1.0, over_s / IDLE_OVER_S)
 
 
 def _went_on(attempt: Attempt, wall: float) -> bool:

@@ -48,6 +48,14 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """How long nothing may happen before a job is looked at, and ended if it stands still."""
+
+    teardown_s: float = 900
+    """After the training of every rank is over: no print, and next to no computing, reading and writing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoints:
     """How well a checkpoint is looked at before it is resumed from."""
 
@@ -75,6 +83,7 @@ class Policy:
     stop: Stop = field(default_factory=Stop)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     pending: Pending = field(default_factory=Pending)
+    silence: Silence = field(default_factory=Silence)
     disk: Disk = field(default_factory=Disk)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LOSS_MAY_LAG = 2
 """Steps after which a loss that has not come is taken as unknown (companions read it one step late)."""
+LOOKS_KEPT = 16
 PARTIAL_MOST = 4096
 """Steps that wait for a rank's report; beyond it that rank is silent for good (its companion broke)."""
 
@@ -146,11 +147,13 @@ class Attempt:
     rates_set: tuple[ev.RateSet, ...] = ()
     """What each rank's companion did to the learning rate."""
     activity: tuple[ev.Activity, ...] = ()
-    """The last two looks at what the tree does."""
+    """The last looks at what the tree does."""
     measured: tuple[float, ev.Measured] | None = None
     """What the launch waits for, as it was when it was last looked at: (wall, measure)."""
     step_wall: float | None = None
-    """When an optimizer step was last seen to complete."""
+    """When an optimizer step was last seen to complete, or a phase to begin or end."""
+    printed_wall: float | None = None
+    """When job.log was last seen to have grown."""
     exceptions: tuple[ev.ExceptionLeft, ...] = ()
     training_ends: tuple[ev.TrainingEnded, ...] = ()
     launcher: ev.LauncherExited | None = None
@@ -262,6 +265,7 @@ def as_journalled(run: Run) -> Run:
             activity=(),
             measured=None,
             step_wall=None,
+            printed_wall=None,
             alive=frozenset(one.stop.pids) if one.stop else frozenset(),
         )
         for one in run.attempts
@@ -353,7 +357,16 @@ def _clock_set(run: Run, event: ev.ClockSet, wall: float) -> Run:
     launcher = None if last.launcher_wall is None else last.launcher_wall + by
     launched = None if last.launched_wall is None else last.launched_wall + by
     signalled = tuple((at + by, event) for at, event in last.signalled)
-    last = replace(last, plan=plan, launcher_wall=launcher, launched_wall=launched, signalled=signalled)
+    last = replace(
+        last,
+        plan=plan,
+        launcher_wall=launcher,
+        launched_wall=launched,
+        signalled=signalled,
+        step_wall=None if last.step_wall is None else last.step_wall + by,
+        printed_wall=None if last.printed_wall is None else last.printed_wall + by,
+        activity=tuple(replace(one, wall=one.wall + by) for one in last.activity),
+    )
     return replace(run, state=state, attempts=(*run.attempts[:-1], last))
 
 
@@ -371,7 +384,22 @@ def _hello(attempt: Attempt, event: ev.Hello, _: float) -> Attempt:
     if event in attempt.hellos:
         return attempt
     others = tuple(h for h in attempt.hellos if h.rank != event.rank)
-    return replace(attempt, hellos=(*others, event))
+    # A job may train more than once: the end of an earlier loop is not the end of this one.
+    ends = tuple(end for end in attempt.training_ends if end.rank != event.rank)
+    return replace(attempt, hellos=(*others, event), training_ends=ends)
+
+
+def _training_ended(attempt: Attempt, event: ev.TrainingEnded, _: float) -> Attempt:
+    attempt = replace(attempt, step_wall=max(attempt.step_wall or 0.0, event.wall or 0.0) or None)
+    known = {(end.rank, end.step, end.by) for end in attempt.training_ends}
+    if (event.rank, event.step, event.by) in known:
+        return attempt
+    return replace(attempt, training_ends=(*attempt.training_ends, event))
+
+
+def _positions(attempt: Attempt, event: ev.Positions, wall: float) -> Attempt:
+    grown = attempt.positions is None or event.offset > attempt.positions.offset
+    return replace(attempt, positions=event, printed_wall=wall if grown else attempt.printed_wall)
 
 
 def _step_done(attempt: Attempt, event: ev.StepDone, _: float) -> Attempt:
@@ -466,15 +494,15 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.Ended: _ended,
     ev.Diagnosed: lambda a, e, _: replace(a, diagnosed=e),
     ev.CheckpointSeen: _checkpoint_seen,
-    ev.Activity: lambda a, e, _: replace(a, activity=(*a.activity, e)[-2:]),
+    ev.Activity: lambda a, e, _: replace(a, activity=(*a.activity, e)[-LOOKS_KEPT:]),
     ev.Measured: lambda a, e, w: replace(a, measured=(w, e)),
     ev.Hit: _hit,
     ev.Suspected: _suspected,
     ev.LongestSeen: _longest_seen,
     ev.RateSet: lambda a, e, _: a if e in a.rates_set else replace(a, rates_set=(*a.rates_set, e)),
-    ev.Positions: lambda a, e, _: replace(a, positions=e),
+    ev.Positions: _positions,
     ev.Hello: _hello,
-    ev.TrainingEnded: lambda a, e, _: a if e in a.training_ends else replace(a, training_ends=(*a.training_ends, e)),
+    ev.TrainingEnded: _training_ended,
     ev.ExceptionLeft: lambda a, e, _: a if e in a.exceptions else replace(a, exceptions=(*a.exceptions, e)),
     ev.StepDone: _step_done,
     ev.LossSeen: _loss_seen,

@@ -427,6 +427,42 @@ def test_an_unseen_end_after_the_whole_training_is_a_finish():
     assert "unseen" == cause(attempt(None, checkpoints=whole, steps=9, total=9, keeper_lost=True)).variant
 
 
+WHOLE = (ev.Checkpoint("/w/out/checkpoint-9", 9, complete=True),)
+OVER = {"steps": 9, "total": 9, **ended_by("max_steps", 9, 9)}
+WOULD_NOT_LEAVE = {"stop": ev.StopBegun(1, "nothing happens", (8, 9), silent="teardown"), "stop_wall": 20.0}
+
+
+def test_what_would_not_leave_after_the_whole_training_is_a_finish_and_is_said():
+    """The result is the checkpoint of the last step, and it is whole; without it, or a rank's word, it is a hang."""
+    one = attempt(-15, checkpoints=WHOLE, **OVER, **WOULD_NOT_LEAVE)
+    judged_one = replace(one, diagnosed=ev.Diagnosed(1, None))
+
+    assert cause(one) is None
+    assert "2 processes that would not leave were ended" in remark(run(judged_one), judged_one)
+    assert ("hang_no_output", "teardown", 1) == judged(cause(replace(one, checkpoints=())))
+    assert ("hang_no_output", "teardown", 1) == judged(cause(replace(one, training_ends=())))
+    assert "asked" == cause(one, stop_requests=ASKED).variant
+
+
+@pytest.mark.parametrize("family", ["hf", "llamafactory", None])
+def test_a_program_that_may_still_write_its_model_is_not_taken_for_finished(family):
+    """Scripts save their last model after train(): nobody saw whether this one did."""
+    one = attempt(-15, checkpoints=WHOLE, **OVER, **WOULD_NOT_LEAVE)
+
+    assert ("hang_no_output", "teardown", 1) == judged(cause(one, family=family))
+
+
+def test_a_rank_that_is_aborted_while_it_leaves_has_trained():
+    """gloo throws where a peer has gone; before the end of the training, or without its checkpoint, it is a failure."""
+    assert cause(attempt(-6, checkpoints=WHOLE, **OVER)) is None
+    assert cause(attempt(134, checkpoints=WHOLE, **OVER)) is None
+    assert cause(attempt(-6, **OVER)) is not None
+    assert cause(attempt(1, checkpoints=WHOLE, **OVER)) is not None
+    assert cause(attempt(-6, checkpoints=WHOLE, **OVER), family="hf") is not None
+    thrown = ev.ExceptionLeft(1, 0, 9, "RuntimeError", "x")
+    assert cause(attempt(-6, checkpoints=WHOLE, **OVER, exceptions=(thrown,))) is not None
+
+
 def test_without_any_rules_there_is_still_a_diagnosis():
     """A broken rule folder must not leave a night without words."""
     assert "code_bug" == cause(attempt(1, tail=["Traceback (most recent call last):", "Odd: 1"]), rules=()).id

@@ -122,7 +122,7 @@ def test_a_hello_of_an_older_companion_leaves_unknown_what_it_does_not_say():
         (LINES[5], (ev.Acknowledged(2, 1, 12),)),
         (LINES[6], (ev.ExceptionLeft(2, 1, 10, "KeyError", "'input_ids'"),)),
         ({"t": 2, "ev": "exc", "step": 1, "type": "Odd", "text": None}, (ev.ExceptionLeft(2, 1, 1, "Odd", ""),)),
-        (LINES[7], (ev.LossSeen(2, 1, 60, 1.0), ev.TrainingEnded(2, 1, 60, 60, "max_steps"))),
+        (LINES[7], (ev.LossSeen(2, 1, 60, 1.0), ev.TrainingEnded(2, 1, 60, 60, "max_steps", 1.5))),
         (LINES[9], (ev.LongestSeen(2, 1, 7, 4, 4812),)),
         (LINES[10], (ev.RateSet(2, 1, 4, 0.01, 0.001, None),)),
         (

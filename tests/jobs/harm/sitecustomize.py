@@ -53,7 +53,17 @@ def harm(trainer_class):
         del trainer_class._inner_training_loop  # which keeps transformers 4 from taking it out of the checkpoint
     if "show the rows" in names:
         show_rows(trainer_class)
+    if "never leave" in names:
+        never_leave()
     in_the_middle_of_steps(trainer_class, todo)
+
+
+def never_leave():
+    """At the interpreter's exit, as a rank does whose process group does not come apart."""
+    import atexit
+    import time
+
+    atexit.register(time.sleep, 100_000)
 
 
 def shift_rows():
