@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 COMPANION_KNOBS: dict[str, object] = {
     "fingerprint": True, "longest": True, "rescue": True, "restore_batch": True, "restore_intervals": True,
+    "stacks": True,
 }  # fmt: skip
 
 PATCHED = "patched"

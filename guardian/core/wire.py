@@ -25,11 +25,15 @@ HEARTBEAT = "heartbeat.{rank}.jsonl"
 HEARTBEAT_GLOB = "heartbeat.*.jsonl"
 STACKS = "stacks"
 STACKS_FILE = "stacks/{pid}.txt"
-"""Where a process that is armed writes its stacks, appended at each request."""
+"""Where guardian keeps the stacks that it was given, one request after the other."""
+STACKS_MEMORY = "guardian-stacks-{pid}"
+"""The memory (memfd_create(2)) into which an armed process writes its stacks, appended at each request; guardian reads
+it in /proc/PID/fd. A forked child has one of its own."""
 STACKS_AFTER_RTMIN = 7
 """The request: signal SIGRTMIN + 7. It ends a process that is not armed: send it only where SigCgt of
-/proc/PID/status has it, whatever a hello said and whatever files are there (a forked child may have become another
-program)."""
+/proc/PID/status has it and the process holds STACKS_MEMORY of its own pid, whatever a hello said (a forked child may
+have become another program)."""
+STACKS_FD_AT_LEAST = 500
 
 # Keys of ENV_SPEC.
 #   fingerprint        bool: hash the samples of each step (order, split and padding do not matter)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -55,13 +56,24 @@ def hanging(tmp_path):
         job.stdout.close()
 
 
-def written(path, text):
-    """What the file holds once this text is in it."""
-    for _ in range(300):
-        if path.exists() and text in path.read_text():
-            return path.read_text()
+def memories(pid):
+    """What a process has in its memories for stacks: name without the constant part -> text."""
+    found = {}
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        name = os.readlink(link).removeprefix("/memfd:").removesuffix(" (deleted)")
+        if name.startswith("guardian-stacks-"):
+            found[name] = link.read_text()
+    return found
+
+
+def printed(pid, text):
+    """What is in the process's own memory once this text is in it."""
+    for _ in range(600):
+        found = memories(pid)[wire.STACKS_MEMORY.format(pid=pid)]
+        if text in found:
+            return found
         time.sleep(0.1)
-    raise AssertionError(path.read_text() if path.exists() else f"no {path}")
+    raise AssertionError(memories(pid))
 
 
 def catches(pid, signum):
@@ -73,16 +85,25 @@ def catches(pid, signum):
 
 @pytest.mark.parametrize("how", ["hangs", "forks"])
 def test_a_process_that_hangs_tells_where(hanging, tmp_path, how):
-    """And goes on hanging; a forked one has a file of its own."""
+    """And goes on hanging; a forked one has memory of its own, and no file is made for it."""
     job, pid = hanging(HANGS, how)
     assert catches(pid, REQUEST)
     os.kill(pid, REQUEST)
-    text = written(tmp_path / "attempt" / wire.STACKS_FILE.format(pid=pid), "deep_within")
 
-    assert "in wait" in text
+    assert "deep_within" in printed(pid, "deep_within")
     assert job.poll() is None
     assert ("forks" == how) == (pid != job.pid)
-    assert "" == (tmp_path / "attempt" / wire.STACKS_FILE.format(pid=job.pid)).read_text() or pid == job.pid
+    assert pid == job.pid or {""} == set(memories(job.pid).values())
+    assert [] == list((tmp_path / "attempt").iterdir())
+
+
+@pytest.mark.parametrize("how", ["hangs", "forks"])
+def test_a_python_that_was_built_against_an_older_library_is_armed_too(hanging, how):
+    """Its os module has no memfd_create; the library that it runs with has."""
+    _, pid = hanging("import os\ndel os.memfd_create\n" + HANGS, how)
+    os.kill(pid, REQUEST)
+
+    assert "deep_within" in printed(pid, "deep_within")
 
 
 def test_a_handler_of_the_jobs_own_is_left_alone(hanging, tmp_path):
@@ -91,7 +112,7 @@ def test_a_handler_of_the_jobs_own_is_left_alone(hanging, tmp_path):
     os.kill(pid, REQUEST)
 
     assert "mine" == job.stdout.readline().strip()
-    assert [] == list((tmp_path / "attempt").iterdir())
+    assert {} == memories(pid)
 
 
 def test_without_the_knob_nothing_is_armed(hanging, tmp_path):
@@ -99,15 +120,13 @@ def test_without_the_knob_nothing_is_armed(hanging, tmp_path):
     _, pid = hanging(HANGS, "hangs", spec="{}")
 
     assert not catches(pid, REQUEST)
-    assert [] == list((tmp_path / "attempt").iterdir())
+    assert {} == memories(pid)
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing(hanging, tmp_path):
+def test_where_no_memory_can_be_had_nothing_is_armed(hanging):
     """The job runs; the trouble is told with the first training loop."""
-    job, pid = hanging(
-        "import os; os.rmdir(os.environ['GUARDIAN_DIR']); open(os.environ['GUARDIAN_DIR'], 'w').close()\n" + HANGS,
-        "hangs",
-    )
+    refused = "import os\ndef none(name): raise OSError(23, name)\nos.memfd_create = none\n"
+    job, pid = hanging(refused + HANGS, "hangs")
 
     assert not catches(pid, REQUEST)
     assert job.poll() is None
@@ -115,6 +134,6 @@ def test_a_folder_that_cannot_be_written_costs_nothing(hanging, tmp_path):
 
 def test_the_constants_are_those_of_the_wire():
     """It cannot import them."""
-    assert wire.STACKS == stacks.STACKS
+    assert wire.STACKS_MEMORY == stacks.MEMORY
+    assert wire.STACKS_FD_AT_LEAST == stacks.NUMBER_AT_LEAST
     assert REQUEST == stacks.SIGNAL
-    assert wire.STACKS_FILE == f"{stacks.STACKS}/{{pid}}.txt"

@@ -837,7 +837,7 @@ def knobs(heartbeat):
 
 def arm(heartbeat):
     try:
-        beside("guardian_stacks").arm(heartbeat.folder)
+        beside("guardian_stacks").arm()
     except Exception as error:
         heartbeat.tell("error", where="arm", err=known(described, error), off=True)
 
