@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from guardian.cli.requests import Requests
 from guardian.core import events as ev
+from guardian.core import flight
 from guardian.core import policy as policies
 from guardian.core.planning import Terms, attempt_folder
 from guardian.core.run import Attempt, Finished
@@ -67,6 +68,7 @@ def terms(created: ev.RunCreated, folder: Path, adapter: Adapter | None, environ
         python=sys.executable,
         companion=companion_folder() if created.companion else None,
         pythonpath=environment.get("PYTHONPATH"),
+        taken=flight.NAMES & environment.keys(),
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
-from guardian.core import wire
+from guardian.core import flight, wire
 from guardian.core.commandline import launchable
 from guardian.core.values import dataclass
 
@@ -73,6 +73,8 @@ class Terms:
     """Folder with the companion's sitecustomize; None: not wanted."""
     pythonpath: str | None
     """The caller's PYTHONPATH, which the companion's folder is put in front of."""
+    taken: frozenset[str] = frozenset()
+    """Names of flight.NAMES that the caller's environment has: they stay as they are."""
     rule: Callable[[str], Rule | None] = _no_rule
     """The rule of an id; None: there is none in force (any more)."""
 
@@ -251,6 +253,8 @@ class Terms:
             added[wire.ENV_DIR] = attempt_folder(self.folder, number)
             added[wire.ENV_SPEC] = json.dumps(COMPANION_KNOBS | dict(rates or {}))
             added["PYTHONPATH"] = ":".join(p for p in (self.companion, self.pythonpath) if p)
+        if self.adapter is not None:
+            added |= flight.variables(attempt_folder(self.folder, number), self.adapter.spec, self.taken)
         return tuple((added | dict(variables)).items())
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from guardian.core import stacks, wire
+from guardian.core import flight, stacks, wire
 from guardian.core.stacks import Rank, Stack
 from guardian.core.values import dataclass
 from guardian.host import processes
@@ -30,6 +30,7 @@ PROCESSES_MOST = 512
 """Looked at in one go: ranks first, then what descends from them."""
 FILE_MOST = 4 << 20
 """Bytes of one process's file; what comes after is not kept."""
+FILES_MOST = 64
 SETTLED_S = 0.3
 """A dump that has grown, ends in a line's end, and has not grown for so long, is whole."""
 LOOK_S = 0.05
@@ -66,6 +67,12 @@ def collect(
         _stack(one, "py-spy", spied[one.process.pid]) if one.process.pid in spied else stack
         for one, stack in zip(looked, found, strict=True)
     )
+
+
+def files(folder: Path) -> tuple[str, ...]:
+    """What lies in the attempt's folder for whoever looks closer: whole stacks, and the flight recorder's dumps."""
+    found = [*folder.glob(f"{wire.STACKS}/*.txt"), *folder.glob(f"{flight.DUMP}*")]
+    return tuple(sorted(str(one) for one in found)[:FILES_MOST])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import pytest
 from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core.adapters import Written
+from guardian.core.job import unrecognised
 from guardian.core.planning import Terms
 from guardian.core.policy import DEFAULT, Budget
 from tests.core import stories as tell
@@ -18,6 +19,7 @@ class Family:
     """An adapter for a command of one option."""
 
     family: str = "sft"
+    spec = unrecognised(tell.ARGV)
 
     def launch_argv(self, argv, python):
         return (python, "-m", "trainer", *argv)
