@@ -11,6 +11,7 @@ from . import checkpoints, model_loading, output_folder
 from .data import Rows
 from .help_text import written
 from .notes import say
+from .parting import leave_group
 from .settings import Settings
 
 
@@ -38,17 +39,8 @@ def train(settings: Settings, rows: Rows) -> int:
             output_folder.write_record(Path(arguments.output_dir), record)
         trainer.train(resume_from_checkpoint=str(settings.resume_from) if settings.resume_from else None)
         _conclude(trainer)
-    _leave_group()
+    leave_group()
     return 0
-
-
-def _leave_group() -> None:
-    """Part together: a rank that exits while another still talks to it can end both with an abort."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
 
 
 def _introduce(settings: Settings) -> None:

@@ -50,11 +50,16 @@ def teach_torch_the_cpu():
     torch.serialization.register_package(0, lambda _: None, here)
 
 
+MEETINGS = []
+"""Never let go of: trainer/parting.py says why."""
+
+
 def part():
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
+        MEETINGS.append(distributed.barrier(async_op=True))
+        MEETINGS[-1].wait()
         distributed.destroy_process_group()
 
 
