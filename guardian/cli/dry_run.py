@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from guardian.core.job import JobSpec, unrecognised
 from guardian.core.masking import mask
 from guardian.core.planning import Terms
+from guardian.core.wire import ENV_SPEC
 from guardian.host.clock import Clock
 from guardian.ui.plain import printable
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 OUTSIDE = "(decided at the start)"
 """Stands for what only a real run has: its folder and its id."""
+UNKNOWN = "not recognised: started, explained and restarted as it is, never edited"
+UNKNOWN_YET = "not recognised: what trains in it is learnt from inside, once it does; until then restarted as it is"
 
 
 def show(terms: Terms, adapter: Adapter | None, *, as_json: bool) -> int:
@@ -48,7 +51,7 @@ def _json(spec: JobSpec, planned: Planned) -> dict[str, object]:
 def _lines(spec: JobSpec, planned: Planned) -> list[str]:
     known = [f"  {name}: {value}{_given(name, spec)}" for name, value in spec.knobs if value is not None]
     return [
-        f"family: {spec.family or 'not recognised: started, explained and restarted as it is, never edited'}",
+        f"family: {spec.family or (UNKNOWN_YET if ENV_SPEC in dict(planned.env) else UNKNOWN)}",
         *known,
         *([f"  effective batch: {spec.effective_batch}"] if spec.effective_batch is not None else []),
         f"would run: {mask(shlex.join(planned.argv))}",

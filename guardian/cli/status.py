@@ -45,6 +45,8 @@ class Row:
     silence_budget_s: float | None
     folder: str
     problem: str | None = None
+    family: str | None = None
+    """The framework whose command it is; `inside`: the training itself told what the command does not."""
 
 
 def main(argv: list[str]) -> int:
@@ -105,6 +107,7 @@ def _row(folder: RunFolder, *, remember: bool) -> Row:
         last_cause=cause.id if cause else None,
         silence_budget_s=None,
         folder=str(folder.path),
+        family=run.family,
     )
 
 

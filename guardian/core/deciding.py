@@ -384,6 +384,7 @@ def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
     cause = attempt.diagnosed.cause if attempt.diagnosed else None
     if cause is None:
         return Finish(_finished(run))
+    terms = terms.informed(run)
     if run.stop_requests:
         return _stopped(run)
     if attempt.number <= run.fresh_from:

@@ -60,7 +60,7 @@ def remark(run: Run, attempt: Attempt) -> str | None:
         return f"it had trained to its last step, whose checkpoint is whole; {many} ended"
     if _aborted_leaving(case):
         return "it had trained to its last step, whose checkpoint is whole; a process was aborted while it left"
-    if case.own.code != 0 or run.created.family is None or _finished(case):
+    if case.own.code != 0 or run.family is None or _finished(case):
         return None
     step, total = cases.last_step(attempt), cases.max_steps(attempt, run)
     return f"it ended at step {_count(step)} of {_count(total)} twice, without a reason that can be seen: accepted"
@@ -79,7 +79,7 @@ def _finished(case: Case) -> bool:
         return True
     if case.ended_by_us:
         return False
-    if run.created.family is None or {"-h", "--help"} & set(run.created.argv):
+    if run.family is None or {"-h", "--help"} & set(run.created.argv):
         return True
     ends = {end.by for end in attempt.training_ends}
     return bool(ends) and ends <= {"trainer", "epochs", "max_steps"}

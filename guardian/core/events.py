@@ -460,6 +460,17 @@ class Hello:
     """It prints its stacks when asked (core/wire.py, STACKS)."""
     optimizer: str | None = None
     """As the argument names it: `adamw_torch`, `sgd`, ..."""
+    argv: tuple[str, ...] = ()
+    """The script's own, cut."""
+    launcher: str | None = None
+    """`torchrun` or `python`."""
+    training: int | None = None
+    """Which of the attempt it is on this rank, from 1."""
+    takes_resume: bool | None = None
+    """Its command line was read by a parser that knows `--resume_from_checkpoint`."""
+    save_total_limit: int | None = None
+    fixed: tuple[tuple[str, str], ...] = ()
+    """Knobs that cannot be changed from inside, each with the reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,14 @@ class _Said:
     def maybe_text(self, key: str) -> str | None:
         return None if self.fields.get(key) is None else self.text(key)
 
+    def maybe_list(self, key: str) -> list[object]:
+        value = self.fields.get(key)
+        return value if isinstance(value, list) else []
+
+    def maybe_table(self, key: str) -> list[tuple[str, object]]:
+        value = self.fields.get(key)
+        return list(value.items()) if isinstance(value, dict) else []
+
 
 def _whole(value: object, at_least: int = 0) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and at_least <= value < _WHOLE_MOST:
@@ -98,8 +106,6 @@ def _number(value: object) -> float:
 
 
 def _hello(said: _Said) -> tuple[Heard, ...]:
-    versions = said.fields.get("versions")
-    named = versions.items() if isinstance(versions, dict) else ()
     hello = ev.Hello(
         attempt=said.attempt,
         rank=said.rank,
@@ -117,7 +123,9 @@ def _hello(said: _Said) -> tuple[Heard, ...]:
         output_dir=said.text("output_dir"),
         trainer=said.text("trainer"),
         resumed_from=said.maybe_text("resumed_from"),
-        versions=tuple(sorted((name, version) for name, version in named if isinstance(version, str))),
+        versions=tuple(
+            sorted((name, version) for name, version in said.maybe_table("versions") if isinstance(version, str))
+        ),
         wall=said.number("t"),
         device=said.maybe_text("device"),
         workers=said.maybe_whole("workers"),
@@ -127,6 +135,12 @@ def _hello(said: _Said) -> tuple[Heard, ...]:
         gradient_checkpointing=said.maybe_flag("gradient_checkpointing"),
         armed=said.maybe_flag("armed"),
         optimizer=said.maybe_text("optimizer"),
+        argv=tuple(word for word in said.maybe_list("argv") if isinstance(word, str)),
+        launcher=said.maybe_text("launcher"),
+        training=said.maybe_whole("training"),
+        takes_resume=said.maybe_flag("takes_resume"),
+        save_total_limit=said.maybe_whole("save_total_limit"),
+        fixed=tuple(sorted((name, why) for name, why in said.maybe_table("fixed") if isinstance(why, str))),
     )
     return (hello,)
 

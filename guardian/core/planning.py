@@ -78,6 +78,18 @@ class Terms:
     rule: Callable[[str], Rule | None] = _no_rule
     """The rule of an id; None: there is none in force (any more)."""
 
+    def informed(self, run: Run) -> Terms:
+        """With what the training itself has told, where the command does not say it, or not in words it would take."""
+        from guardian.core.adapters import inside, scripts  # noqa: PLC0415 - the first launch does not wait for it
+
+        if self.adapter is not None and self.adapter.family != scripts.FAMILY:
+            return self
+        hellos = tuple(a.hello for a in run.attempts if a.hello)
+        moved = {a.number for a in run.attempts if any(edit.knob == "output_dir" for edit in a.plan.edits)}
+        own = tuple(hello.output_dir for hello in hellos if hello.attempt not in moved)
+        found = inside.understood(self.argv, self.adapter.family if self.adapter else None, hellos, own)
+        return self if found is None else replace(self, adapter=found)
+
     def first(self, now: float) -> ev.Planned:
         """Attempt 1: the user's own command."""
         return ev.Planned(
@@ -114,7 +126,7 @@ class Terms:
             attempt=number,
             argv=self._launch_argv(argv),
             env=self._environment(
-                number, carried.variables, self._rates(run, settings, start) | ({"resume": best.path} if best else {})
+                number, carried.variables, self._rates(run, settings, start) | self._inside(written, moves, best)
             ),
             resume_from=best.path if best else None,
             resume_step=start,
@@ -191,6 +203,14 @@ class Terms:
         if best is not None:
             return self.adapter.resume(argv, copy or best.path, fresh or here)
         return self.adapter.resume(argv, None, fresh) if fresh else (argv, ())
+
+    def _inside(self, written: Written, moves: tuple[ev.Edit, ...], best: ev.Checkpoint | None) -> dict[str, object]:
+        """What the companion must do that no word of the command does."""
+        from guardian.core.adapters.inside import Inside  # noqa: PLC0415 - the first launch does not wait for it
+
+        path = best.path if best else None
+        asked = self.adapter.asked(written, moves, path) if isinstance(self.adapter, Inside) else {}
+        return asked | ({"resume": path} if path else {})
 
     def _rates(self, run: Run, settings: Mapping[str, Value], start: int | None) -> dict[str, object]:
         """What the companion must do to the learning rate that the checkpoint brings; nothing from the beginning."""

@@ -91,6 +91,10 @@ class Report:
     """What guardian set and the job did not run with."""
     smaller: tuple[str, ...] = ()
     """Why the device batch is smaller than it was, and whether it could have stayed."""
+    family: str | None = None
+    """The framework whose command it is; `inside`: the command does not say, the training itself did."""
+    program: tuple[str, ...] | None = None
+    """The script that trains, with its words, masked; None: it never said."""
 
 
 def report(run: Run) -> Report:
@@ -123,6 +127,8 @@ def report(run: Run) -> Report:
         remark=remark(run, run.attempt) if run.attempt else None,
         failed_edits=tuple(_text(one) for one in effects.failed(run)),
         smaller=tuple(_text(one) for one in shrinking.reasons(run)),
+        family=run.family,
+        program=next((mask_argv(a.hello.argv) for a in reversed(run.attempts) if a.hello and a.hello.argv), None),
     )
 
 
@@ -348,6 +354,8 @@ def as_json(told: Report) -> dict[str, object]:
         "run": told.run,
         "name": told.name,
         "argv": list(told.argv),
+        "family": told.family,
+        "program": list(told.program) if told.program else None,
         "outcome": told.outcome.value,
         "reason": told.reason,
         "remark": told.remark,

@@ -243,6 +243,12 @@ class Run:
         return self.attempts[-1] if self.attempts else None
 
     @property
+    def family(self) -> str | None:
+        """The adapter of the command; `inside`: of none, and a training in it has spoken (core/adapters/inside.py)."""
+        spoke = any(a.hello is not None and a.hello.takes_resume is not None for a in self.attempts)
+        return self.created.family or ("inside" if spoke else None)
+
+    @property
     def best_step(self) -> int:
         """The highest step of a complete checkpoint that was ever seen: what progress is measured by."""
         return max((c.step for a in self.attempts for c in a.checkpoints), default=0)

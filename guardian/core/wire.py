@@ -46,9 +46,12 @@ STACKS_FD_AT_LEAST = 500
 #                      of the schedule's rate; what is saved never shows it
 #   stacks             bool: print the stacks of all threads on a signal (STACKS)
 #   resume             path: the checkpoint that train() is given where the script gives it none
+#   training           which training of the attempt (see the hello) goes on from `resume`, whatever the script gives it
+#   arguments          {"set": {name: value}, "where": {name: value}}: what TrainingArguments are given before a trainer
+#                      is made of them, if they are those of `where`
 COMPANION_KNOBS = frozenset({
     "fingerprint", "restore_batch", "restore_intervals", "longest", "rescue", "learning_rate", "rewarm", "stacks",
-    "resume",
+    "resume", "arguments", "training",
 })  # fmt: skip
 
 # Heartbeat lines: one JSON object per line, appended with one write each, with "v" (WIRE_VERSION on the hello),
@@ -61,7 +64,10 @@ COMPANION_KNOBS = frozenset({
 #           transformers, peft, accelerate and deepspeed; as they are in the loop, absent or null where unknown:
 #           device (type of the model's), workers, prefetch and pin_memory (of the loader), eval_batch (per device,
 #           argument), gradient_checkpointing (of the model; one of the job's own is not seen), optimizer (the
-#           argument `optim`); armed (for STACKS)
+#           argument `optim`); armed (for STACKS); argv (sys.argv, cut), launcher ("torchrun" | "python"), training
+#           (one more than this rank's loops that have ended in the attempt), takes_resume (the command line was read by
+#           a parser that knows --resume_from_checkpoint), save_total_limit, fixed, an object of knobs that `arguments`
+#           would not change, each with the reason
 #   lr      knob learning_rate, once the checkpoint is loaded: step, before, after (of the first group), or error: why
 #           nothing was set
 #   longest knob longest, before forward: step (at work: finished steps + 1), rows, longest (tokens of the longest row;

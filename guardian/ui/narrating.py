@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 TEXT_MAX = 200
 UNKNOWN_PROGRAM = "  guardian does not know this program: it is watched, explained and restarted as it is, never edited"
+UNKNOWN_YET = (
+    "  guardian does not know this command: what trains in it is learnt from inside, once it does; until then it is\n"
+    "  watched, explained and restarted as it is"
+)
 
 
 def narrate(run: Run, record: ev.Record) -> str | None:
@@ -68,10 +72,13 @@ def _rated(_: Run, event: ev.Rated, __: float) -> str:
 def _launched(run: Run, event: ev.Launched, _: float) -> str:
     plan = run.attempts[event.attempt - 1].plan
     if event.attempt > 1:
-        command = "the command changed as said" if plan.edits else "the same command"
+        same = plan.argv == run.attempts[0].plan.argv and _is_changed_inside(run)
+        changed = "the same command, the training changed inside as said" if same else "the command changed as said"
+        command = changed if plan.edits else "the same command"
         return f"attempt {event.attempt} starts: {command}, in the same environment"
     added = " ".join(f"{name}={shlex.quote(value)}" for name, value in plan.env)
-    known = "" if run.created.family else f"\n{UNKNOWN_PROGRAM}"
+    unknown = UNKNOWN_YET if run.created.companion else UNKNOWN_PROGRAM
+    known = "" if run.created.family else f"\n{unknown}"
     shown = mask(shlex.join(plan.argv))
     return f"attempt {event.attempt} starts: {shown}\n  added to its environment: {added}; stdin: /dev/null{known}"
 
@@ -87,7 +94,27 @@ def _hello(run: Run, event: ev.Hello, _: float) -> str | None:
     split = f"{event.device_batch} x {event.accumulation} x {event.data_parallel}"
     rest = f" from step {event.step}" if event.step else ""
     batch = f"effective batch {event.effective_batch} = {split} (device batch x accumulation x data-parallel ranks)"
-    return f"attempt {event.attempt} trains{rest} to step {event.max_steps}, {batch}"
+    inside = _inside(run, attempt)
+    return f"attempt {event.attempt} trains{rest} to step {event.max_steps}, {batch}{inside}"
+
+
+def _is_changed_inside(run: Run) -> bool:
+    """Whether the trainer's arguments are changed, and not words of the command (core/adapters/inside.py)."""
+    hello = next((a.hello for a in run.attempts if a.hello), None)
+    own_parser = run.family == "transformers" and hello is not None and hello.takes_resume is False
+    return run.family == "inside" or own_parser
+
+
+def _inside(run: Run, attempt: Attempt) -> str:
+    """What was found in a command that does not say what it trains, at the first time."""
+    hello = attempt.hello
+    if hello is None or not _is_changed_inside(run) or any(a.hello for a in run.attempts[: attempt.number - 1]):
+        return ""
+    script = next((mask(word).rpartition("/")[2] for word in hello.argv[:1] if word), "it")
+    version = dict(hello.versions).get("transformers")
+    with_ = f" with transformers {version}" if version else ""
+    fixed = "".join(f"\n  {knob} cannot be changed there: {mask(why)[:TEXT_MAX]}" for knob, why in hello.fixed)
+    return f"\n  {hello.trainer} of {script}{with_}: its arguments and its resume are changed from inside{fixed}"
 
 
 def _suspected(_: Run, event: ev.Suspected, __: float) -> str:

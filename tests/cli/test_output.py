@@ -78,7 +78,7 @@ def test_a_program_that_guardian_does_not_know_is_explained_and_restarted_as_it_
     told = json.loads(guardian("report", "--json", "r1", cwd=tmp_path).stdout)
 
     assert 1 == done.returncode
-    assert "does not know this program: it is watched, explained and restarted as it is, never edited" in done.stdout
+    assert "does not know this command: what trains in it is learnt from inside" in done.stdout
     launches = [
         json.loads(file.read_text()) for file in sorted(tmp_path.glob("guardian_runs/r1/attempts/*/launch.json"))
     ]

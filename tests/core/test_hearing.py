@@ -45,6 +45,12 @@ HELLO = {
     "gradient_checkpointing": False,
     "armed": True,
     "optimizer": "adamw_torch",
+    "argv": ["train.py", "--x", 1],
+    "launcher": "torchrun",
+    "training": 1,
+    "takes_resume": True,
+    "save_total_limit": 2,
+    "fixed": {"workers": "its own loader", "device_batch": None},
 }
 LINES = (
     HELLO,
@@ -100,13 +106,20 @@ def test_a_hello_is_heard_with_everything_it_says():
             gradient_checkpointing=False,
             armed=True,
             optimizer="adamw_torch",
+            argv=("train.py", "--x"),
+            launcher="torchrun",
+            training=1,
+            takes_resume=True,
+            save_total_limit=2,
+            fixed=(("workers", "its own loader"),),
         ),
     )
 
 
 def test_a_hello_of_an_older_companion_leaves_unknown_what_it_does_not_say():
     """Unknown is not zero, and not off."""
-    new = ("device", "workers", "prefetch", "pin_memory", "eval_batch", "gradient_checkpointing", "armed", "optimizer")
+    new = ("device", "workers", "prefetch", "pin_memory", "eval_batch", "gradient_checkpointing", "armed", "optimizer",
+           "launcher", "training", "takes_resume", "save_total_limit")  # fmt: skip
     (hello,) = heard({name: value for name, value in HELLO.items() if name not in new})
 
     assert {None} == {getattr(hello, name) for name in new}

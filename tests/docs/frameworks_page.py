@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from guardian.core import adapters
-from guardian.core.adapters import custom
+from guardian.core.adapters import custom, inside
+from guardian.core.events import Hello
 from guardian.core.job import KNOBS, SETTABLE
 
 PAGE = Path(__file__).parents[2] / "docs" / "frameworks.md"
@@ -17,7 +18,8 @@ HEAD = """# Frameworks
 
 What guardian understands of the command behind `guardian run --`, per family. It reads the settings with what the
 framework fills in, changes those that a remedy needs, and resumes; what stands in front of the program (variables,
-`conda run`, launchers) is skipped and never edited. A command of no family is started, explained and restarted as it is.
+`conda run`, launchers) is skipped and never edited. A command of no family is started, explained and restarted as it is,
+until the training in it tells what it is made of.
 
 *Proved*: a real run was killed, went on, and its certificate said *proved*. *Dry run*: read from the framework's sources
 or parsed by its real parser; no run here has shown it. *Refused*: guardian does not do it, and says why.
@@ -32,8 +34,18 @@ DESCRIBED = {
 }
 
 
+TOLD = Hello(
+    attempt=1, rank=0, pid=1, world=2, step=0, max_steps=60, device_batch=4, accumulation=2, data_parallel=2,
+    effective_batch=16, steps_per_epoch=None, save_steps=500, learning_rate=5e-05, output_dir="/w/out",
+    trainer="Trainer", resumed_from=None, versions=(), wall=0.0, workers=0, pin_memory=True, eval_batch=8,
+    gradient_checkpointing=False, launcher="torchrun", training=1, takes_resume=False,
+)  # fmt: skip
+
+
 def understood(about):
-    """The adapter of a family's example."""
+    """The adapter of a family's example; of a command that says nothing, once its training has spoken."""
+    if about is inside.ABOUT:
+        return inside.understood(tuple(about.example.split()), None, (TOLD,), ("/w/out",))
     env = {custom.ENV_FILE: "c.toml"} if about is custom.ABOUT else {}
     return adapters.recognise(tuple(about.example.split()), env, {"c.toml": DESCRIBED}.__getitem__)
 
@@ -54,7 +66,7 @@ def _section(about):
         about.started,
         "",
         *(_file() if about is custom.ABOUT else ()),
-        f"- Read of `{about.example}`: {', '.join(_told(made.spec, knob) for knob in known)}.",
+        f"- Read of `{about.example}`{', once it trains' if about is inside.ABOUT else ''}: {', '.join(_told(made.spec, knob) for knob in known)}.",
         f"- Effective batch of that: {made.spec.effective_batch}.",
         f"- Filled in: {about.fills_in}",
         f"- Can be changed: {', '.join(f'`{knob}`' for knob in sorted(_writable(made, argv)))}.",
@@ -63,7 +75,7 @@ def _section(about):
     lines += [f"- **Proved**: {one}." for one in about.proved]
     lines += [f"- **Dry run**: {one}." for one in about.dry]
     lines += [f"- **Refused**: {one}." for one in about.refused]
-    assert after != argv, about.title
+    assert (after != argv) is (about is not inside.ABOUT), about.title
     return "\n".join([*lines, ""])
 
 

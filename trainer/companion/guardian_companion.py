@@ -30,7 +30,7 @@ CONTROL = "control.json"
 HEARTBEAT = "heartbeat.{rank}.jsonl"
 COMPANION_KNOBS = frozenset({
     "fingerprint", "restore_batch", "restore_intervals", "longest", "rescue", "learning_rate", "rewarm", "stacks",
-    "resume",
+    "resume", "arguments", "training",
 })  # fmt: skip
 
 FAILURES_ALLOWED = 3
@@ -49,8 +49,11 @@ class Heartbeat:
         self.held = []
         self.torn = False
 
+    def path_of(self, rank):
+        return os.path.join(self.folder, HEARTBEAT.format(rank=rank))
+
     def open(self, rank):
-        self.path = os.path.join(self.folder, HEARTBEAT.format(rank=rank))
+        self.path = self.path_of(rank)
 
     def tell(self, event, **facts):
         """One line, with one write. What comes before the first training loop is held back until it begins."""
@@ -428,14 +431,20 @@ class Companion:
     def enter_train(self, trainer, args, kwargs):
         """The arguments of train(), with the checkpoint that a script does not hand on (TRL's own do not)."""
         wanted = self.knobs.get("resume")
-        if not wanted or args or kwargs.get("resume_from_checkpoint") is not None:
+        if not wanted:
+            return args, kwargs
+        inside = beside("guardian_inside")
+        path = self.heartbeat.path_of(trainer.args.process_index)
+        if self.knobs.get("training") == inside.trainings_before(path) + 1:
+            return inside.handed(args, kwargs, wanted)
+        if (args[0] if args else kwargs.get("resume_from_checkpoint")) is not None:
             return args, kwargs
         # A script may train something else first, and the checkpoint is not that trainer's.
         home = os.path.dirname(os.path.abspath(wanted))
         asked = getattr(trainer.args, "resume_from_checkpoint", None)
         if asked != wanted and os.path.abspath(trainer.args.output_dir) != home:
             return args, kwargs
-        return args, dict(kwargs, resume_from_checkpoint=wanted)
+        return inside.handed(args, kwargs, wanted)
 
     @guarded
     def enter_loop(self, trainer, args, kwargs):
@@ -484,7 +493,14 @@ class Companion:
             **(known(model_facts, model) or {}),
             **(known(loader_facts, loader) or {}),
             **batch_facts(self.trainer, args, loader),
+            **(known(self.inner_facts, args, loader) or {}),
         )
+
+    def inner_facts(self, args, loader):
+        """What no command line may tell of this training."""
+        inside = beside("guardian_inside")
+        ended = inside.trainings_before(self.heartbeat.path)
+        return dict(inside.facts(self.trainer, args, sampled_batch(loader)), training=ended + 1)
 
     def ended_by(self, args, state, control):
         if state.global_step >= state.max_steps:
@@ -727,9 +743,8 @@ def claimed_batch(trainer, args):
 def batch_facts(trainer, args, loader):
     """The parts of the effective batch as they are, not as they were asked for."""
     claimed = claimed_batch(trainer, args)
-    sampler = getattr(loader, "batch_sampler", None)
-    sampled = None if getattr(sampler, "split_batches", False) else getattr(sampler, "batch_size", None)
-    device_batch = sampled if isinstance(sampled, int) else claimed
+    sampled = sampled_batch(loader)
+    device_batch = claimed if sampled is None else sampled
     accumulation = args.gradient_accumulation_steps
     total = known(lambda: trainer.get_total_train_batch_size(args))  # knows of tensor and sequence parallel ranks
     data_parallel = total // (claimed * accumulation) if total else args.world_size
@@ -740,6 +755,13 @@ def batch_facts(trainer, args, loader):
         "data_parallel": data_parallel,
         "effective_batch": device_batch * accumulation * data_parallel,
     }
+
+
+def sampled_batch(loader):
+    """Rows of a micro-batch as the loader makes them; None where it does not say."""
+    sampler = getattr(loader, "batch_sampler", None)
+    sampled = None if getattr(sampler, "split_batches", False) else getattr(sampler, "batch_size", None)
+    return sampled if isinstance(sampled, int) else None
 
 
 def model_facts(model):
@@ -817,6 +839,9 @@ def install(trainer_module):
     callback = type("GuardianCallback", (Companion, trainer_module.TrainerCallback), parts)
     trainer_class.guardian_companion = callback
     join_handlers(trainer_module.CallbackHandler, callback)
+    watch_parsers(heartbeat)
+    if "arguments" in wanted:
+        around_making(trainer_class, heartbeat, wanted["arguments"])
     around(trainer_class, "train", watch_train)
     around(trainer_class, "_inner_training_loop", watch_loop)
     around(trainer_class, "training_step", watch_micro_step)
@@ -840,6 +865,28 @@ def arm(heartbeat):
         beside("guardian_stacks").arm()
     except Exception as error:
         heartbeat.tell("error", where="arm", err=known(described, error), off=True)
+
+
+def watch_parsers(heartbeat):
+    try:
+        beside("guardian_inside").watch_parsers()
+    except Exception as error:
+        heartbeat.tell("error", where="watch_parsers", err=known(described, error), off=True)
+
+
+def around_making(trainer_class, heartbeat, wanted):
+    original = trainer_class.__init__
+
+    @functools.wraps(original)
+    def made(self, *args, **kwargs):
+        try:
+            inside = beside("guardian_inside")
+            inside.edit(inside.made_with(args, kwargs), wanted)
+        except Exception as error:
+            heartbeat.tell("error", where="arguments", err=known(described, error), off=False)
+        return original(self, *args, **kwargs)
+
+    trainer_class.__init__ = made
 
 
 def join_handlers(handler_class, callback):

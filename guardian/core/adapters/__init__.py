@@ -68,7 +68,7 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Ad
 
 def abouts() -> tuple[About, ...]:
     """What docs/frameworks.md says of each family."""
-    from guardian.core.adapters import custom, llamafactory, megatron, scripts, swift  # noqa: PLC0415 - for docs alone
+    from guardian.core.adapters import custom, inside, llamafactory, megatron, scripts, swift  # noqa: PLC0415 - for docs alone
 
     by_name = (embedded.ABOUT, swift.ABOUT, megatron.ABOUT, llamafactory.ABOUT)
-    return (*by_name, scripts.ABOUT, scripts.ABOUT_TRL, custom.ABOUT)
+    return (*by_name, scripts.ABOUT, scripts.ABOUT_TRL, inside.ABOUT, custom.ABOUT)

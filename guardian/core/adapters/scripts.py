@@ -44,15 +44,15 @@ ABOUT = About(
         "known by arguments that only TrainingArguments has; one JSON file alone, or `--config` with a file."
     ),
     fills_in="TrainingArguments' own defaults; a script with others is believed once it runs.",
-    resumes="`--resume_from_checkpoint`; where the script does not hand it to `train()`, the companion does.",
+    resumes=(
+        "`--resume_from_checkpoint`; where the script does not hand it to `train()`, the companion does. A parser of "
+        "the script's own, which does not know that option, gets no new words: changed and resumed from inside (below)."
+    ),
     proved=(
         "transformers 5.19: `python`, `torchrun` with two gloo ranks, `accelerate launch` with one process",
         "out of memory: the device batch halved, the accumulation doubled, the same rows per step",
     ),
-    dry=(
-        "`deepspeed`, several nodes, FSDP, transformers 4",
-        "scripts with a parser of their own: one that does not know an added option ends at once",
-    ),
+    dry=("`deepspeed`, several nodes, FSDP, transformers 4",),
     refused=(
         "the batch under `auto_find_batch_size`, which sets it by itself",
         "a warm-up share or a length that the command does not name: the script may not know it",

@@ -48,6 +48,8 @@ class Written:
     """Changed copies of configuration files: (name, content); the argv names them as `{overlays}/<name>`."""
     refused: tuple[tuple[str, str], ...] = ()
     """Knobs that were not written, each with the reason."""
+    inside: tuple[tuple[str, Value], ...] = ()
+    """Arguments that the companion gives the trainer, in the place of words of the command."""
 
 
 @dataclass(frozen=True, slots=True)
