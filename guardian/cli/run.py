@@ -135,6 +135,7 @@ def _created(
     from guardian.core import policy as policies
     from guardian.core.planning import shaping
 
+    spec = adapter.spec if adapter else None
     return ev.RunCreated(
         run=os.urandom(16).hex(),
         name=name,
@@ -146,6 +147,8 @@ def _created(
         version=__version__,
         uid=os.getuid(),
         env=shaping(os.environ),
+        ranks=spec.asked_ranks() if spec else None,
+        weakened=spec.weakened() if spec else (),
     )
 
 

@@ -30,6 +30,8 @@ SAME_LOSS = 1e-4
 """Relative to max(1, |loss|): what is left of float32 noise when a step runs again from the same state."""
 OTHER_SPLIT = 5e-2
 """Relative: dropout draws other masks when the micro batch changes (LoRA at 0.05 was seen to differ by 1.4e-3)."""
+OTHER_SAMPLES = ("--ignore_data_skip:", "--group_by_length:", "--streaming:")
+"""What makes a resumed run go on with other rows, and the user wants it so."""
 REASONS = 12
 """More are counted, not told."""
 
@@ -83,6 +85,7 @@ def certify(run: Run) -> Certificate:
     counted = {step.step for attempt in run.attempts for step in attempt.steps if step.rows is not None}
     baseline = _baseline(run)
     _compare_claims(run, found)
+    _name_what_the_command_weakens(run, found)
     found.violations += [text for attempt in run.attempts for text in effects.rates(run, attempt)]
     if baseline is not None:
         _judge_counts(run, baseline, found)
@@ -153,6 +156,18 @@ def _compare_claims(run: Run, found: _Findings) -> None:
                 f"attempt {attempt.number} says its effective batch is {claim}, "
                 f"attempt {first[0].number} said {first[1]}"
             )
+
+
+def _name_what_the_command_weakens(run: Run, found: _Findings) -> None:
+    """What was asked for cannot be a violation of it; but it is no proof either."""
+    if any(attempt.plan.resume_step for attempt in run.attempts):
+        found.doubts += [f"the command asks for {text}" for text in run.created.weakened]
+    alone = next((a for a in run.attempts if a.hello and a.hello.world < (run.created.ranks or 1)), None)
+    if alone is not None and alone.hello is not None:
+        found.doubts.append(
+            f"the command asks for {run.created.ranks} ranks, and those of attempt {alone.number} trained in a group "
+            f"of {alone.hello.world}: each trains for itself, and all write into the same folder"
+        )
 
 
 def _has_counts(attempt: Attempt) -> bool:
@@ -249,7 +264,7 @@ def _compare_replays(run: Run, found: _Findings) -> None:
         pairs = [(*earlier[step.step], step) for step in attempt.steps if step.step in earlier]
         if pairs:
             _compare_rows(attempt, pairs, found)
-            _compare_samples(attempt, pairs, found)
+            _compare_samples(run, attempt, pairs, found)
             _compare_losses(run, attempt, pairs, found)
         earlier.update({step.step: (attempt, step) for step in attempt.steps})
 
@@ -269,10 +284,11 @@ def _compare_rows(attempt: Attempt, pairs: list[_Pair], found: _Findings) -> Non
         found.violations.append(f"another number of rows at {spell(other)} when run again in attempt {attempt.number}")
 
 
-def _compare_samples(attempt: Attempt, pairs: list[_Pair], found: _Findings) -> None:
+def _compare_samples(run: Run, attempt: Attempt, pairs: list[_Pair], found: _Findings) -> None:
     other = [new.step for _, old, new in pairs if _other_samples(old, new)]
     if other:
-        found.violations.append(f"other samples at {spell(other)} when run again in attempt {attempt.number}")
+        text = f"other samples at {spell(other)} when run again in attempt {attempt.number}"
+        (found.doubts if _asked_for_other_samples(run) else found.violations).append(text)
     silent = [
         new.step for _, old, new in pairs if None in (old.fingerprint, new.fingerprint) and None in (old.loss, new.loss)
     ]
@@ -281,6 +297,10 @@ def _compare_samples(attempt: Attempt, pairs: list[_Pair], found: _Findings) -> 
         found.doubts.append(
             f"{spell(silent)} ran again in attempt {attempt.number} with neither samples nor loss to compare"
         )
+
+
+def _asked_for_other_samples(run: Run) -> bool:
+    return any(text.startswith(OTHER_SAMPLES) for text in run.created.weakened)
 
 
 def _compare_losses(run: Run, attempt: Attempt, pairs: list[_Pair], found: _Findings) -> None:

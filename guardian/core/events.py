@@ -98,6 +98,10 @@ class RunCreated:
     env: tuple[tuple[str, str], ...] = ()
     """The caller's values of the names that shape a training (planning.SHAPING): a resume from another shell must not
     lose a rank."""
+    ranks: int | None = None
+    """As many as the command asks for; None: it does not say."""
+    weakened: tuple[str, ...] = ()
+    """What the command asks for that a proof suffers from, each `--name: why`."""
 
 
 @dataclass(frozen=True, slots=True)

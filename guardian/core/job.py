@@ -42,6 +42,9 @@ SETTABLE = frozenset({
 PRESERVING = SETTABLE - {"learning_rate", "warmup_ratio", "max_length", "dtype"}
 """Those that leave the experiment what it is, as long as the effective batch is held."""
 
+WEAKENS = "weakens-the-proof"
+"""The finding of an option that a resumed run cannot be proved under as it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -74,6 +77,15 @@ class JobSpec:
     def knob(self, name: str) -> Value:
         """The value of one knob."""
         return dict(self.knobs)[name]
+
+    def asked_ranks(self) -> int | None:
+        """How many ranks the command asks for; None where it leaves that to others."""
+        world = self.knob("world_size")
+        return world if isinstance(world, int) and "world_size" not in self.implicit else None
+
+    def weakened(self) -> tuple[str, ...]:
+        """What the command asks for that the proof of a resume suffers from, each `--name: why`."""
+        return tuple(one.message for one in self.findings if one.id == WEAKENS)
 
 
 def unrecognised(argv: tuple[str, ...]) -> JobSpec:

@@ -88,11 +88,11 @@ def _placed(event, run, wall):
 # --- the run -------------------------------------------------------------------------------------------------
 
 
-def created(*, name="r1", argv=ARGV, family="sft", companion=True):
-    """A run folder, and the guardian that made it."""
+def created(*, name="r1", argv=ARGV, family="sft", companion=True, asked=None, weakened=()):
+    """A run folder, and the guardian that made it; the command asked for so many ranks."""
     made = ev.RunCreated(
         run="7d2f4c1e", name=name, argv=argv, cwd="/home/me", family=family, companion=companion,
-        policy="{}", version="0.1.0", uid=1000,
+        policy="{}", version="0.1.0", uid=1000, ranks=asked, weakened=weakened,
     )  # fmt: skip
     return (made, ev.SupervisorStarted("run", ""))
 

@@ -391,3 +391,40 @@ def test_a_long_night_is_proved_and_its_reasons_stay_few():
 def test_steps_are_spelled_as_ranges(numbers, words):
     """However many there are, the words stay short."""
     assert words == spell(numbers)
+
+
+@pytest.mark.parametrize(
+    "option, shift",
+    [("--ignore_data_skip: rows again", 1), ("--group_by_length: by length", 1), ("--packing: packs", 0)],
+)
+def test_what_the_command_asks_for_weakens_the_proof_by_name(option, shift):
+    """The user's own choice is no violation, whatever rows it leads to; and no proof."""
+    quiet = (created(weakened=(option,)), launched(), hello(), steps(1, 35))
+    certificate = certify(
+        story(
+            *quiet, saved(30), killed(), launched(resume=30), hello(step=30), steps(31, 60, samples=shift), finished()
+        )
+    )
+
+    assert Verdict.CONSISTENT is certificate.verdict
+    assert f"the command asks for {option}" == certificate.reasons[0]
+    assert bool(shift) is any("other samples" in reason for reason in certificate.reasons)
+    assert Verdict.PROVED is certify(story(*quiet, steps(36, 60), finished())).verdict
+
+
+def test_packing_excuses_no_other_samples():
+    """Packs are drawn as rows are: the same ones after a resume."""
+    packed = created(weakened=("--packing: packs",))
+    again = (launched(resume=30), hello(step=30), steps(31, 60, samples=1), finished())
+    certificate = certify(story(packed, launched(), hello(), steps(1, 35), saved(30), killed(), *again))
+
+    assert Verdict.VIOLATED is certificate.verdict
+
+
+@pytest.mark.parametrize("asked, verdict", [(2, Verdict.CONSISTENT), (1, Verdict.PROVED), (None, Verdict.PROVED)])
+def test_ranks_that_form_no_group_are_no_proof(asked, verdict):
+    """Each says that it is alone, and all count as one: half of what was asked for, twice."""
+    certificate = certify(story(created(asked=asked), launched(), hello(), steps(1, 60), finished()))
+
+    assert verdict is certificate.verdict
+    assert (verdict is Verdict.CONSISTENT) is ("asks for 2 ranks" in certificate.reasons[0])

@@ -13,7 +13,7 @@ from guardian.core.adapters.deepspeed import Overlaid
 from guardian.core.adapters.words import FALSE, Words
 from guardian.core.adapters.writing import WRITTEN
 from guardian.core.events import Edit
-from guardian.core.job import KNOBS, Finding, JobSpec, Value, effective_batch
+from guardian.core.job import KNOBS, WEAKENS, Finding, JobSpec, Value, effective_batch
 
 Argv = tuple[str, ...]
 Edits = tuple[Edit, ...]
@@ -116,7 +116,7 @@ def job(  # noqa: PLR0913 - each is one thing that only the family knows
 def weaknesses(words: Words) -> list[Finding]:
     """Options that are on and that the proof of a resume suffers from, by name."""
     found = [
-        Finding("weakens-the-proof", "advice", f"--{name}: {why}")
+        Finding(WEAKENS, "advice", f"--{name}: {why}")
         for name, why in WEAKENING.items()
         if (words.text(name) or "false").lower() not in FALSE
     ]
