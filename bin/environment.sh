@@ -1,5 +1,5 @@
 # Read by the programs beside it: makes <repository>/.venv on first use, and sees at a glance that it stands. For the
-# tests it makes .venv-4 too, with the older transformers in it.
+# tests it makes .venv-4 too, with the older transformers in it, and for the long ones an environment per framework.
 #
 # The glance starts no process, so that a later start costs nothing. Everything said here goes to stderr:
 # stdout belongs to the program that is started. Plain bash 3.2, as macOS has it.
@@ -8,8 +8,8 @@ root=${BASH_SOURCE[0]%/*}
 [[ $root == /* ]] || root=$PWD/$root
 if [[ $root == */bin && ${root%/bin} -ef $root/.. ]]; then root=${root%/bin}; else root=$root/..; fi # bin may be a link
 name_places() {
-  local suffix=''
-  [[ $1 != train-4 ]] || suffix=-4
+  local suffix=-${1#train-}
+  [[ $1 != train && $1 != test ]] || suffix=''
   venv=$root/.venv$suffix
   pins=$root/constraints$suffix.txt
   notes=$venv/.guardian
@@ -20,7 +20,7 @@ recipe=1 # count up when the steps below change what they install
 say() { printf 'guardian: %s\n' "$*" >&2; }
 die() { say "$@"; exit 3; }
 
-# Usage: ensure_environment train|test|train-4: afterwards it stands, and $venv is where.
+# Usage: ensure_environment train|test|train-4|swift|swift3|llamafactory: afterwards it stands, and $venv is where.
 ensure_environment() {
   name_places "$1"
   stands "$1" || build "$1" >&2 </dev/null
@@ -29,15 +29,19 @@ ensure_environment() {
 # The stamp is written last. It holds the place (scripts in .venv name it) and what the installation followed from.
 stands() {
   local place='' have=''
-  wanted
-  [[ -x $venv/bin/python && -x $venv/bin/guardian && -r $notes/$1.stamp ]] || return 1
+  wanted "$1"
+  [[ -x $venv/bin/python && -r $notes/$1.stamp ]] || return 1
+  is_framework "$1" || [[ -x $venv/bin/guardian ]] || return 1
   { IFS= read -r place; IFS= read -r -d '' have; } <"$notes/$1.stamp" || :
   [[ $place -ef $root && $have == "$want" ]]
 }
 
+# A framework's environment holds nothing of ours: guardian is only ever beside a job.
+is_framework() { [[ $1 == swift || $1 == swift3 || $1 == llamafactory ]]; }
+
 wanted() {
   local project='' pinned=''
-  IFS= read -r -d '' project <"$root/pyproject.toml" || :
+  is_framework "$1" || IFS= read -r -d '' project <"$root/pyproject.toml" || :
   IFS= read -r -d '' pinned <"$pins" || :
   want="recipe $recipe"$'\n'"${project%%$'\n[tool.pytest'*}"$'\n'"$pinned" # what follows configures checks only
 }
@@ -56,6 +60,7 @@ build() {
     make_venv
     case $1 in
       test) stands train || install_train train; install_test ;;
+      swift | swift3 | llamafactory) install_framework "$1" ;;
       *) install_train "$1" ;;
     esac
     tell "ready"
@@ -130,14 +135,47 @@ has_pip() {
 }
 
 install_train() {
-  local pin begun=$started # with the venv itself
-  while IFS= read -r pin; do [[ $pin == torch==* ]] && break; done <"$pins"
+  local begun=$started # with the venv itself
   [[ $1 == train ]] || share_torch
-  stage "$pin (the large one)" pip_install "$pin"
-  stage "setuptools" pip_install setuptools wheel
+  install_torch
   stage "guardian and what its trainer needs" pip_install --no-build-isolation -e "$root[train-base]"
   [[ $1 != train ]] || install_deepspeed
   stamp "$1" "$begun"
+}
+
+install_torch() {
+  local pin
+  while IFS= read -r pin; do [[ $pin == torch==* ]] && break; done <"$pins"
+  stage "$pin (the large one)" pip_install "$pin"
+  stage "setuptools" pip_install setuptools wheel
+}
+
+# All that its constraints name. DeepSpeed comes last: it builds against the torch that is there.
+install_framework() {
+  local begun=$started line packages=() deepspeed=()
+  share_torch
+  install_torch
+  while IFS= read -r line; do
+    case $line in
+      '' | '#'* | torch==* | setuptools==* | wheel==*) ;;
+      deepspeed==*) deepspeed=("$line") ;;
+      *) packages+=("$line") ;;
+    esac
+  done <"$pins"
+  stage "${packages[0]} and what it needs" pip_install "${packages[@]}"
+  [[ $1 != llamafactory ]] || stage "torchvision and torchaudio out again" without_vision_and_audio
+  [[ -z ${deepspeed[*]-} ]] || stage "${deepspeed[0]}" pip_install --no-build-isolation "${deepspeed[@]}"
+  stamp "$1" "$begun"
+}
+
+# They come built for another torch than the one that stands there, and do not load; transformers takes a torchvision
+# that is there, and LLaMA-Factory imports torchaudio and asks for its version alone.
+without_vision_and_audio() {
+  local place
+  "$venv/bin/python" -I -m pip uninstall --yes torchvision torchaudio || return
+  for place in "$venv"/lib/python*/site-packages; do
+    mkdir -p "$place/torchaudio" && printf '__version__ = "0"\n' >"$place/torchaudio/__init__.py" || return
+  done
 }
 
 # Without build isolation it builds against the torch that is there; it has no wheel of its own.

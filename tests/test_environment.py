@@ -37,13 +37,17 @@ case "$all" in
     echo "chatter on stdout"
     while [[ -e {home}/slow ]]; do sleep 0.1; done
     [[ $step != *"[train]"* || ! -e {home}/no-deepspeed ]] || exit 1
+    [[ $step != *"llamafactory="* || ! -e {home}/no-llamafactory ]] || {{
+      echo "ERROR: No matching distribution found for llamafactory"
+      exit 1
+    }}
     [[ $step != *"-e "* ]] || {{
       printf '#!{bash}\n(($# == 0)) || printf "%%s\\0" "$@"\n' >"${{0%/*}}/guardian"
       chmod +x "${{0%/*}}/guardian"
     }}
     echo "end $step" >>{home}/steps ;;
   *" -c import "*) exec {python} "$@" ;;
-  "-m pytest"*) echo "python4 $GUARDIAN_TEST_PYTHON4" ;;
+  "-m pytest"*) echo "python4 $GUARDIAN_TEST_PYTHON4"; env | grep ^GUARDIAN_TEST | sort ;;
 esac
 """
 
@@ -54,8 +58,8 @@ def checkout(tmp_path):
     place = tmp_path / "a checkout"
     place.mkdir()
     shutil.copytree(ROOT / "bin", place / "bin")
-    for file in ("pyproject.toml", "constraints.txt", "constraints-4.txt"):
-        shutil.copy(ROOT / file, place)
+    for file in (ROOT / "pyproject.toml", *ROOT.glob("constraints*.txt")):
+        shutil.copy(file, place)
     python = tmp_path / "python3"
     python.write_text(STAND_IN.format(bash=BASH, home=tmp_path, python=sys.executable))
     python.chmod(0o755)
@@ -226,6 +230,46 @@ def test_the_tests_get_a_second_environment_and_are_told_where(checkout):
         -1:
     ]
     assert finish(start(checkout, program="test"))[2] == ""
+
+
+FRAMEWORKS = ("swift", "swift3", "llamafactory")
+
+
+@pytest.mark.long
+def test_the_long_tests_get_an_environment_per_framework(checkout):
+    """Each with its own pins, torch first and alone, DeepSpeed last; made once, and only where all tests are asked for."""
+    finish(start(checkout, program="test"))
+    assert not any((checkout / f".venv-{name}").exists() for name in FRAMEWORKS)
+
+    code, out, _ = finish(start(checkout, "--all", program="test"))
+
+    assert 0 == code
+    told = {f"GUARDIAN_TEST_{name.upper()}_PYTHON={checkout}/.venv-{name}/bin/python" for name in FRAMEWORKS}
+    assert told | {"GUARDIAN_TEST_ALL=1"} <= set(out.decode().splitlines())
+    begun = [each for each in steps(checkout) if each.startswith("begin swift.txt")]
+    assert "begin swift.txt torch==2.13.0" == begun[0]
+    assert "begin swift.txt --no-build-isolation deepspeed==0.19.8" == begun[-1]
+    assert any("ms-swift==4.6.0 " in each and "deepspeed" not in each for each in begun)
+    assert finish(start(checkout, "--all", program="test"))[2] == ""
+
+
+@pytest.mark.long
+def test_a_framework_that_cannot_be_installed_is_named_and_fails_its_own_tests_alone(checkout):
+    """One line says what it was; the tests are run without it, and are told that none may be passed over."""
+    (checkout.parent / "no-llamafactory").touch()
+    env = {"PATH": f"{checkout.parent}:/usr/bin:/bin", "GUARDIAN_TEST_LLAMAFACTORY_PYTHON": "/not/what/was/pinned"}
+    argv = [BASH, str(checkout / "bin/test"), "--all"]
+
+    done = subprocess.run(argv, env=env, capture_output=True, timeout=120, check=False)
+    code, out, err = done.returncode, done.stdout, done.stderr.decode()
+
+    assert 0 == code  # the stand-in for pytest
+    (line,) = [each for each in err.splitlines() if "failed at" in each]
+    assert "llamafactory==0.9.5 and what it needs: ERROR: No matching distribution found for llamafactory" in line
+    words = out.decode()
+    assert "GUARDIAN_TEST_ALL=1" in words
+    assert "GUARDIAN_TEST_SWIFT3_PYTHON" in words
+    assert "GUARDIAN_TEST_LLAMAFACTORY_PYTHON" not in words
 
 
 def test_training_needs_no_second_environment(checkout):

@@ -48,15 +48,19 @@ say(*get_train_args(read_args()))
 """,
 }
 
+BESIDE = {"trl": "swift"}
+"""What is installed with another."""
+
 
 def python_of(family):
-    """The interpreter with a framework in it; the test is skipped where none is named."""
-    variable = f"GUARDIAN_TEST_{family.upper()}_PYTHON"
+    """The interpreter with a framework in it. Where none is named the test is skipped, but under bin/test --all fails."""
     if family == "transformers":
         return sys.executable
+    variable = f"GUARDIAN_TEST_{BESIDE.get(family, family).upper()}_PYTHON"
     path = os.environ.get(variable)
     if not path:
-        pytest.skip(f"{variable} names no interpreter with the framework in it")
+        missing = f"{variable} names no interpreter with the framework in it: bin/test --all makes one"
+        (pytest.fail if os.environ.get("GUARDIAN_TEST_ALL") else pytest.skip)(missing)
     return path
 
 
