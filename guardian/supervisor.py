@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from guardian.core.rules import Rule
     from guardian.core.run import Attempt, Run
     from guardian.host.clock import Clock
+    from guardian.host.gpus import Probe
     from guardian.host.journal import Journal
     from guardian.host.matching import Matcher
 
@@ -46,6 +47,8 @@ IDLE_S = 1.0
 """The longest sleep of the loop: an event ends it at once."""
 DRAIN_S = 60.0
 """For job.log and the heartbeats to be read to their end."""
+LOOK_S = 3.0
+"""For the GPUs to be read once more at an attempt's end."""
 ENDING_MAX_S = 300.0
 """For all that is read at an attempt's end: a file system may not answer."""
 ENDING_HURRIED_S = 5.0
@@ -108,6 +111,9 @@ class Supervisor:
         self._ballast = disk.Ballast(self._folder, outlook.terms.policy.disk.ballast_mib)
         self._ledger = Ledger(journal, self._ballast, outlook.clock)
         self._disk: disk.Watch | None = None
+        self._probe: Probe | None = None
+        self._probed = 0
+        """The attempt for which it was last started, or not."""
         self._snapped = journal.size
         self._renewed = outlook.clock.mono()
         self._ahead_s = outlook.clock.wall() - outlook.clock.mono()
@@ -155,6 +161,9 @@ class Supervisor:
         if self._disk is not None:
             self._disk.close(PATIENCE_S)
             self._disk = None
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
         if isinstance(self.run.state, stands.Finished):
             self._ballast.remove()
 
@@ -246,16 +255,59 @@ class Supervisor:
             for _ in range(BATCH):
                 self._hear_one(self._queue.get_nowait())
 
+    def _hear_gpus(self, event: ev.GpusSeen | ev.GpuFault) -> None:
+        """Readings belong to the latest attempt; a fault is told once."""
+        attempt = self.run.attempt
+        if attempt is None:
+            return
+        if isinstance(event, ev.GpuFault):
+            known = {(one.card, one.kind, one.xid) for one in attempt.gpu_faults}
+            if (event.card, event.kind, event.xid) not in known:
+                self.take(replace(event, attempt=attempt.number))
+                self._suspect(attempt.number)
+            return
+        from guardian.core.gpus import baseline  # noqa: PLC0415 - the first launch does not wait for it
+
+        self.take(replace(event, attempt=attempt.number))
+        first = baseline(self.run, event)
+        if first:
+            self.take(ev.GpuBaseline(attempt.number, first))
+
+    def _watch_gpus(self) -> None:
+        """Have the GPUs read, where there may be some; after the launch, and again when another attempt begins."""
+        number = len(self.run.attempts)
+        if self._probed == number or (self._probe is not None and not self._probe.over):
+            return
+        self._probed = number
+        from guardian.host import gpus  # noqa: PLC0415 - the first launch does not wait for it
+
+        environment = self._outlook.environment | dict(self.run.attempts[-1].plan.env)
+        if gpus.expected(environment):  # else nothing is said: most machines without NVML have no GPU
+            silent_s = self._terms.policy.gpu.silent_s
+            given = self._outlook.environment
+            self._probe = gpus.Probe(self.run.created.run, self.post, silent_s=silent_s, environment=given)
+
     def _hear_one(self, event: ev.Event) -> None:
+        if isinstance(event, ev.GpusSeen | ev.GpuFault):
+            self._hear_gpus(event)
+            return
+        if isinstance(event, ev.SourceLost) and event in self.run.lost:
+            return
         if isinstance(event, ev.Ended):
             if not event.inspected and self.run.attempts[event.attempt - 1].ended is not None:
                 return  # it was not waited for any longer
             ended = self.run.attempts[event.attempt - 1]
             event = replace(event, last_step=ended.last_step, unmet=_unmet(self.run, ended))
         self.take(event)
+        self._attend(event)
+
+    def _attend(self, event: ev.Event) -> None:
+        """What follows at once from what was heard, whatever is decided."""
         if isinstance(event, ev.Hello):
             self._know_rank(event)
             self._watch_checkpoints(event)
+        if isinstance(event, ev.JobStarted):
+            self._watch_gpus()
         if isinstance(event, ev.Hit | ev.Logged):
             self._suspect(event.attempt)
         if isinstance(event, ev.Saved) and self._watch is not None:
@@ -306,6 +358,8 @@ class Supervisor:
         if attempt is None or attempt.launched_wall is None:
             return
         if self._outlook.clock.wall() - attempt.launched_wall > STANDBY_AFTER_S:
+            if attempt.tree_end is None:
+                self._watch_gpus()
             self.stand_by()
             self._start(("prepare", 0), self._prepare)
 
@@ -329,11 +383,15 @@ class Supervisor:
             case do.Pin(attempt=attempt, source=source):
                 return self._pin(attempt, source)
             case do.Measure(attempt=attempt, name=name):
-                return self.take(ev.Measured(attempt, name, dict(machine.facts(self._places())).get(name)))
+                return self.take(ev.Measured(attempt, name, self._measured(name)))
             case do.Launch(planned=planned):
                 return self._launch(planned)
-            case do.BeginStop(attempt=attempt, why=why, rule=rule, silent=silent):
-                return self.take(ev.StopBegun(attempt, why, self._pids(), rule, silent))
+            case do.BeginStop(attempt=attempt, why=why, rule=rule, silent=silent, facts=facts):
+                return self.take(ev.StopBegun(attempt, why, self._pids(), rule, silent, facts))
+            case do.Tell(event=event):
+                return self.take(event)
+            case do.Reap(attempt=attempt, signal=number):
+                return self._reap(attempt, number)
             case do.AskSave(attempt=attempt, save_at=save_at):
                 return self._ask_save(attempt, save_at)
             case do.SendSignal(attempt=attempt, signal=number):
@@ -450,6 +508,25 @@ class Supervisor:
                 processes.send(process.identity, signal.SIGCONT)
         return True
 
+    def _reap(self, attempt: int, number: int) -> bool:
+        """Signal what earlier attempts of this run left behind, each by its pid and start time."""
+        from guardian.host import leftovers  # noqa: PLC0415 - few runs leave anything
+
+        found = leftovers.find(self.run.created.run)
+        if not self.take(ev.Reaped(attempt, number, tuple(f"{p.pid} {p.cmdline or p.name}" for p in found))):
+            return False
+        for process in found:
+            processes.send(process.identity, number)
+        return True
+
+    def _measured(self, name: str) -> float | None:
+        """A fact of the host, or of its GPUs, as it is now; None: unknown."""
+        if name.startswith("gpu_"):
+            from guardian.core.gpus import now  # noqa: PLC0415 - few runs wait for one
+
+            return now(self.run, name)
+        return dict(machine.facts(self._places())).get(name)
+
     def _look(self, attempt: int) -> bool:
         now = time.monotonic()
         if now - self._looked < do.LOOK_EVERY_S:
@@ -499,6 +576,9 @@ class Supervisor:
         """
         attempt = self.run.attempts[-1]
         blind = []
+        probe = self._probe
+        if probe is not None and not probe.over and not probe.look(LOOK_S):
+            blind.append("the GPUs were not read after the end")
         try:
             if self._files is not None and not self._files.finish(DRAIN_S):
                 blind.append("job.log was not read to its end")

@@ -73,6 +73,21 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class Tell:
+    """Write this down."""
+
+    event: ev.DrainBegun | ev.Drained
+
+
+@dataclass(frozen=True, slots=True)
+class Reap:
+    """Signal what earlier attempts left behind."""
+
+    attempt: int
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """Give the planned attempt to a keeper."""
 
@@ -89,6 +104,8 @@ class BeginStop:
     """The rule whose suspicion was confirmed."""
     silent: str | None = None
     """The phase whose silence was too long."""
+    facts: tuple[tuple[str, float], ...] = ()
+    """What the decision stands on, of a job that works and is to save before: it is planned, nothing has failed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +185,8 @@ Decision = (
     | Plan
     | Pin
     | Measure
+    | Tell
+    | Reap
     | Launch
     | BeginStop
     | AskSave
@@ -191,8 +210,8 @@ def decide(run: Run, terms: Terms, now: float) -> Decision:
         return Wait()
     if attempt is None:
         return _stopped(run) if run.stop_requests else Plan(terms.first(now))
-    if isinstance(state, stands.Checking | stands.Paused | stands.Idle):
-        return _before_launch(run, attempt, now)
+    if isinstance(state, stands.Checking | stands.Paused | stands.Draining | stands.Idle):
+        return _before_launch(run, attempt, terms.policy, now)
     if isinstance(state, stands.Starting | stands.Running):
         return _living(run, attempt, terms.policy, now)
     if isinstance(state, stands.Stopping):
@@ -204,7 +223,7 @@ def decide(run: Run, terms: Terms, now: float) -> Decision:
     return _after(run, attempt, terms, now)
 
 
-def _before_launch(run: Run, attempt: Attempt, now: float) -> Decision:
+def _before_launch(run: Run, attempt: Attempt, policy: Policy, now: float) -> Decision:
     if run.stop_requests:
         return _stopped(run)
     state = run.state
@@ -214,7 +233,19 @@ def _before_launch(run: Run, attempt: Attempt, now: float) -> Decision:
         return _awaited(attempt, attempt.plan.awaits, state.until, now)
     if isinstance(state, stands.Paused) and now < state.until:
         return Wait(state.until)
-    return Launch(attempt.plan)
+    return _drained(run, attempt, policy, now) if run.gpu_baseline else Launch(attempt.plan)
+
+
+def _drained(run: Run, attempt: Attempt, policy: Policy, now: float) -> Decision:
+    """The launch, once nobody holds the memory of the GPUs any more, or has been waited for long enough."""
+    from guardian.core import draining  # noqa: PLC0415 - the first launch does not wait for it
+
+    found = draining.judge(run, attempt, policy.gpu, now)
+    if isinstance(found, draining.Later):
+        return Wait(found.until)
+    if isinstance(found, draining.Say):
+        return Tell(found.event)
+    return Reap(attempt.number, found.signal) if isinstance(found, draining.Reap) else Launch(attempt.plan)
 
 
 def _awaited(attempt: Attempt, awaits: tuple[str, str, float], until: float, now: float) -> Decision:
@@ -238,7 +269,8 @@ def _living(run: Run, attempt: Attempt, policy: Policy, now: float) -> Decision:
         return BeginStop(attempt.number, f"asked for by {run.stop_requests[-1][1].by.spelt}")
     if attempt.launcher is None or attempt.launcher_wall is None:
         found = _suspicious(attempt, policy, now)
-        return _silent(attempt, policy, now, found) if isinstance(found, Wait) else found
+        found = _silent(attempt, policy, now, found) if isinstance(found, Wait) else found
+        return _filling(attempt, found) if isinstance(found, Wait) and attempt.gpus else found
     if attempt.launcher.code == 0:
         return _lingering(attempt, attempt.launcher_wall + policy.stop.linger_s, now)
     due = attempt.launcher_wall + policy.stop.orphan_s
@@ -279,6 +311,16 @@ def _silent(attempt: Attempt, policy: Policy, now: float, otherwise: Wait) -> De
     return BeginStop(attempt.number, found.why, silent=standing.phase)
 
 
+def _filling(attempt: Attempt, otherwise: Wait) -> Decision:
+    """Of a job whose memory climbs until a GPU is full: save and begin again, at the last moment at which it can."""
+    from guardian.core import gpus  # noqa: PLC0415 - the first launch does not wait for it
+
+    # Without every rank's companion nothing can be saved on demand: the last checkpoint is as good after the OOM.
+    ready = len(attempt.hellos) == attempt.world and bool(attempt.steps) and not attempt.exceptions
+    full = gpus.full_soon(attempt, step_seconds(attempt)) if ready and not attempt.training_ends else None
+    return otherwise if full is None else BeginStop(attempt.number, full[0], gpus.OOM_RULE, facts=full[1])
+
+
 def _lingering(attempt: Attempt, due: float, now: float) -> Decision:
     """After a good end only what still trains is waited for without a limit."""
     trained = {h.rank for h in attempt.hellos}
@@ -296,7 +338,8 @@ def _stopping(run: Run, attempt: Attempt, state: stands.Stopping, policy: Policy
     hurry = len(run.stop_requests)
     number = attempt.number
     if state.stage == "asked":
-        if attempt.stop is not None and (attempt.stop.rule or attempt.stop.silent):
+        stop = attempt.stop
+        if stop is not None and (stop.rule or stop.silent) and not stop.facts:
             return SendSignal(number, signals.SIGTERM)  # it hangs: nobody is there to save
         due = state.since + HEARD_LATE_S
         if hurry <= 1 and now < due and _may_have_begun(run, attempt):

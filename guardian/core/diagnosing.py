@@ -150,6 +150,9 @@ def _confirmed(case: Case, stop: StopBegun) -> Cause | None:
     """Guardian ended a job that did not end by itself after what this rule had seen."""
     if stop.rule is None or case.run.stop_requests:
         return None
+    if stop.facts:
+        planned = next((rule for rule in case.rules if rule.id == stop.rule), None)
+        return _of_rule(case, planned, Line(None, stop.why), dict(stop.facts)) if planned else None
     facts = case.facts
     held = judging.held(case.rules, case.hits, case.exits, facts, case.attempt.logged)
     one = next((one for one in held if one.rule.id == stop.rule and one.line is not None), None)

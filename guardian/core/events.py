@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from guardian.core.cards import Card
 from guardian.core.values import dataclass
 
 
@@ -313,6 +314,8 @@ class StopBegun:
     """The rule whose suspicion was confirmed; None: the stop was asked for, or the launcher fell."""
     silent: str | None = None
     """The phase (core/silence.py) in which nothing happened for longer than it may; None: it was not for that."""
+    facts: tuple[tuple[str, float], ...] = ()
+    """What the decision stands on, where the job worked and was asked to save first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -618,6 +621,68 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
+class GpusSeen:
+    """The readings of the GPUs at one moment. Not journalled."""
+
+    attempt: int
+    wall: float
+    host_pids: bool
+    """Whether the pids in it are those of this namespace."""
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFault:
+    """A GPU reports an error: told once for each card, kind and number of an attempt."""
+
+    attempt: int
+    card: int | None
+    """Its index; None: the report names none that is known."""
+    kind: str
+    """`lost`, `hardware`, `program`; `aftermath` or `note` for what ends no job by itself."""
+    xid: int | None
+    text: str
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class GpuBaseline:
+    """What each GPU held at the run's first launch, before the job used it: (uuid, MiB)."""
+
+    attempt: int
+    cards: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DrainBegun:
+    """The launch waits for memory of GPUs that somebody still holds."""
+
+    attempt: int
+    held: tuple[str, ...]
+    """The cards, and who holds them, in words."""
+    until: float
+    """Wall seconds; then it is launched all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """Processes that an earlier attempt left behind were signalled."""
+
+    attempt: int
+    signal: int
+    processes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The launch waits for the GPUs no longer."""
+
+    attempt: int
+    held: tuple[str, ...] = ()
+    """What is held still, its time being over."""
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """A rank says that a checkpoint has been written."""
 
@@ -640,11 +705,11 @@ Journalled = (
     RunCreated | SupervisorStarted | StopRequested | TerminalLost | SourceLost | Noted | ClockSet | RunFinished
     | Planned | Pinned | Rated | Launched | LaunchUndone | JobStarted | RankFound | StartFailed | LauncherExited
     | TreeEnded | KeeperLost | StopBegun | SaveAsked | Signalled | Ended | Diagnosed | CheckpointSeen | Hit | Suspected
-    | Positions | Hello | TrainingEnded | ExceptionLeft
+    | Positions | Hello | TrainingEnded | ExceptionLeft | GpuFault | GpuBaseline | DrainBegun | Reaped | Drained
 )  # fmt: skip
 Observed = (
     StepDone | LossSeen | Logged | LongestSeen | RateSet | PhaseChanged | Measured | TreeSeen | Activity | Saved
-    | Acknowledged
+    | Acknowledged | GpusSeen
 )  # fmt: skip
 Event = Journalled | Observed
 

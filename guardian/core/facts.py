@@ -5,7 +5,7 @@ A fact is a number or a text. What is unknown is not in the mapping: a condition
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from guardian.core.commandline import value as argument
 from guardian.core.run import Attempt, Run
@@ -29,12 +29,17 @@ class Fact:
     """In which case, or what follows."""
     says: str | None = None
     """As evidence: {} is the value, (s) a plural."""
+    words: str | None = None
+    """The fact that puts it into words, of one that is a witness: a rule that it makes true speaks without a line."""
 
 
 _COMPANION = "the companion in the job"
 _NO_COMPANION = "without the companion, or before the training loop begins"
 _HOST = "the machine, when the attempt ended"
 _NO_CGROUP = "where no cgroup or kernel file tells"
+
+_GPUS = "NVML, read by a process of its own while the job lives"
+_NO_GPUS = "without NVML, under MIG, or where it cannot be told which cards the job uses"
 
 FACTS = {
     "accumulation": Fact("micro-batches per optimizer step", "micro-batches", _COMPANION, _NO_COMPANION),
@@ -67,6 +72,12 @@ FACTS = {
         _COMPANION,
         "without the companion, or where no exception left the loop",
     ),
+    "fitted_tokens": Fact(
+        "the longest row of the steps that were finished before an exception left the training loop",
+        "tokens",
+        _COMPANION,
+        "without the companion, or where no exception left the loop",
+    ),
     "first_bad_step": Fact(
         "the first step whose loss or gradient was no number and after which none was",
         "steps",
@@ -84,6 +95,38 @@ FACTS = {
         "steps",
         "the numbers that the training logs",
         "while it has not",
+    ),
+    "gpu_fault": Fact(
+        "the gravest fault that a GPU of the job reported: lost, hardware or program",
+        TEXT,
+        "NVML's Xid events, ECC counts and lost cards, the kernel's log where it may be read",
+        "where none was reported",
+        words="gpu_fault_text",
+    ),
+    "gpu_fault_text": Fact(
+        "that fault in words", TEXT, "the table of Xids (host/xid.toml)", "where none was reported", "{}"
+    ),
+    "gpu_foreign_mib": Fact(
+        "what others held on the fullest GPU of the job; in a container what it held when the attempt began",
+        "MiB",
+        _GPUS,
+        _NO_GPUS,
+        "others hold {} MiB of the GPU's memory",
+    ),
+    "gpu_foreign_share": Fact("the same as a part of that GPU's memory", "0 to 1", _GPUS, _NO_GPUS),
+    "gpu_leak_mib_per_step": Fact(
+        "what each optimizer step adds to the job's GPU memory; 0: it does not climb steadily",
+        "MiB",
+        _GPUS,
+        "before forty steps were seen",
+        "each step adds {} MiB to the GPU memory that the job holds",
+    ),
+    "gpu_memory_total_mib": Fact("memory of the fullest GPU of the job", "MiB", _GPUS, _NO_GPUS),
+    "gpu_memory_used_mib": Fact(
+        "the most of it that was in use, others' included", "MiB", _GPUS, _NO_GPUS, "{} MiB of GPU memory were in use"
+    ),
+    "gpu_xid": Fact(
+        "the Xid of the gravest fault", "number", "NVML's events, the kernel's log", "where none was reported", "Xid {}"
     ),
     "gradient_checkpointing": Fact("whether activations are computed anew", YES, _COMPANION, _NO_COMPANION),
     "host_memory_mib": Fact("memory of the machine", "MiB", _HOST, "where /proc/meminfo cannot be read"),
@@ -148,6 +191,10 @@ def facts_of(run: Run, attempt: Attempt) -> dict[str, float | str]:
         "spike_step": _number(spike_step(attempt.logged)),
         "earlier_bad_step": _earlier(run, attempt, "first_bad_step"),
     }
+    if attempt.gpus or attempt.gpu_faults:
+        from guardian.core import gpus  # noqa: PLC0415 - most runs have none, and the first launch does not wait for it
+
+        known |= gpus.facts(run, attempt)
     if attempt.ended is not None:
         known["oom_kills"] = _number(attempt.ended.oom_kills)
         known.update(attempt.ended.facts)
@@ -165,6 +212,12 @@ def said(name: str, facts: Mapping[str, float | str | None]) -> str | None:
     if value is None or says is None:
         return None
     return says.replace("{}", shown(value)).replace("(s)", "" if value == 1 else "s")
+
+
+def witness(names: Iterable[str], facts: Mapping[str, float | str | None]) -> str | None:
+    """What the first of these facts that is a witness says; None: none of them is."""
+    words = (FACTS[name].words for name in names if name in FACTS)
+    return next((text for one in words if one is not None and (text := said(one, facts)) is not None), None)
 
 
 def _of_hello(attempt: Attempt) -> dict[str, float | str | None]:
@@ -211,10 +264,12 @@ def _of_exception(attempt: Attempt) -> dict[str, float | str | None]:
     """What the first exception that left the training loop met; ranks see other rows, so its own rank's count."""
     left = next(iter(attempt.exceptions), None)
     seen = [one.longest for one in attempt.longest if left is None or one.rank == left.rank]
+    fitted = [one.longest for one in attempt.longest if left and one.rank == left.rank and one.step <= left.step]
     tokens = left.longest if left else None
     return {
         "exception_phase": left.phase if left else None,
         "exception_tokens": _number(tokens),
+        "fitted_tokens": _number(max(fitted, default=None)),
         "longest_tokens": _number(max([*seen, *([tokens] if tokens is not None else [])], default=None)),
     }
 

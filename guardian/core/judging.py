@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from guardian.core.events import Hit, Line, Logged
 from guardian.core.exits import Exit
-from guardian.core.facts import FACTS, said
+from guardian.core.facts import FACTS, said, witness
 from guardian.core.rules import LINES_AFTER, LINES_BEFORE, PROGRESS, FactIs, Rule, RuleIs, Seen
 from guardian.core.rungs import Facts
 from guardian.core.units import mib, seconds
@@ -44,7 +44,7 @@ def held(
         seen = Seen(patterns, exits, facts, logged, frozenset(true))
         if rule.holds(seen):
             true[rule.id] = rule
-            found.append(_held(rule, own.get(rule.id, []), rule.deciding(seen), logged))
+            found.append(_held(rule, own.get(rule.id, []), rule.deciding(seen), seen))
     return tuple(sorted(found, key=_place))
 
 
@@ -96,13 +96,20 @@ def _leaning_last(rules: Iterable[Rule]) -> list[Rule]:
     return ordered
 
 
-def _held(rule: Rule, own: list[Hit], deciding: frozenset[int], logged: Sequence[Logged]) -> Held:
+def _held(rule: Rule, own: list[Hit], deciding: frozenset[int], seen: Seen) -> Held:
     speaking = [hit for hit in own if hit.pattern in deciding]
     if speaking:
         first = min(speaking, key=lambda hit: (hit.offset, hit.pattern))
         return Held(rule, first.line, first.offset, captures(first, own))
-    found = [one for series in rule.series if (one := find(series, logged, rule.within_s))]
-    return Held(rule, Line(None, found[0].text) if found else None, AFTER_THE_LOG, ())
+    found = [one for series in rule.series if (one := find(series, seen.logged, rule.within_s))]
+    text = found[0].text if found else _witnessed(rule, seen.facts)
+    return Held(rule, None if text is None else Line(None, text), AFTER_THE_LOG, ())
+
+
+def _witnessed(rule: Rule, facts: Facts) -> str | None:
+    """What a fact says that alone is as good as a line: a GPU's report of its own fault."""
+    tests = [one.test for one in (*rule.any, *rule.all) if isinstance(one, FactIs)]
+    return witness([test.fact for test in tests if test.holds(facts)], facts)
 
 
 def _place(one: Held) -> tuple[float, str]:

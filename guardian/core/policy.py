@@ -76,6 +76,18 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """Memory of GPUs between two attempts, and how long a reading may take."""
+
+    drain_wait_s: float = 120
+    """For what still holds a GPU's memory before a relaunch; then it is launched all the same."""
+    drain_tolerance_mib: float = 512
+    """More than at the first launch."""
+    silent_s: float = 30
+    """Without a reading: the probe hangs in the driver, and is no longer waited for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The whole policy; every field has the default that suits a night alone."""
 
@@ -85,6 +97,7 @@ class Policy:
     pending: Pending = field(default_factory=Pending)
     silence: Silence = field(default_factory=Silence)
     disk: Disk = field(default_factory=Disk)
+    gpu: Gpu = field(default_factory=Gpu)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
+from guardian.core.cards import Use
 from guardian.core.trail import Trail
 from guardian.core.values import dataclass
 
@@ -44,6 +45,14 @@ class Paused:
     """The next attempt is ready and waits for its time."""
 
     until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The next attempt is ready, and memory of a GPU that it needs is still held."""
+
+    until: float
+    held: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ class Finished:
     reason: str
 
 
-State = Idle | Checking | Paused | Starting | Running | Stopping | Ending | Over | Finished
+State = Idle | Checking | Paused | Draining | Starting | Running | Stopping | Ending | Over | Finished
 LIVING = (Starting, Running, Stopping)
 
 
@@ -174,6 +183,12 @@ class Attempt:
     """Complete checkpoints that this attempt was seen to make."""
     announced: frozenset[str] = frozenset()
     """Checkpoint folders that the job itself said it wrote."""
+    gpus: tuple[Use, ...] = ()
+    """What it was seen to do with each GPU."""
+    gpu_faults: tuple[ev.GpuFault, ...] = ()
+    drained: ev.Drained | None = None
+    """The launch waited for memory of GPUs, and no longer does."""
+    reaped: tuple[tuple[float, ev.Reaped], ...] = ()
 
     @property
     def number(self) -> int:
@@ -236,6 +251,10 @@ class Run:
     """Wall time of the last record."""
     fresh_from: int = 0
     """Attempts up to this number came before a person asked to go on: no budget counts them."""
+    gpus_seen: ev.GpusSeen | None = None
+    """The latest readings."""
+    gpu_baseline: tuple[tuple[str, float], ...] = ()
+    """What each GPU held at the first launch: (uuid, MiB)."""
 
     @property
     def attempt(self) -> Attempt | None:
@@ -272,12 +291,13 @@ def as_journalled(run: Run) -> Run:
             measured=None,
             step_wall=None,
             printed_wall=None,
+            gpus=(),
             alive=frozenset(one.stop.pids) if one.stop else frozenset(),
         )
         for one in run.attempts
     )
     state = Starting() if isinstance(run.state, Running) else run.state
-    return replace(run, attempts=attempts, state=state)
+    return replace(run, attempts=attempts, state=state, gpus_seen=None)
 
 
 def settled(run: Run, number: int) -> Run:
@@ -353,8 +373,8 @@ def _clock_set(run: Run, event: ev.ClockSet, wall: float) -> Run:
     """Every time that something is still waited for moves with the clock; what is past keeps the time it had."""
     run = replace(run, heard_wall=wall)
     by, state, last = event.by_s, run.state, run.attempt
-    if isinstance(state, Paused):
-        state = Paused(state.until + by)
+    if isinstance(state, Paused | Draining):
+        state = replace(state, until=state.until + by)
     elif isinstance(state, Stopping | Checking | Ending):
         state = replace(state, since=state.since + by)
     if last is None or last.ended is not None:
@@ -376,6 +396,16 @@ def _clock_set(run: Run, event: ev.ClockSet, wall: float) -> Run:
     return replace(run, state=state, attempts=(*run.attempts[:-1], last))
 
 
+def _gpus_seen(run: Run, event: ev.GpusSeen, _: float) -> Run:
+    """Between attempts only the readings count, during one what the job does with the cards."""
+    run, last = replace(run, gpus_seen=event), run.attempt
+    if last is None or last.launched is None or last.tree_end is not None:
+        return run
+    from guardian.core.gpus import after  # noqa: PLC0415 - the first launch does not wait for it
+
+    return replace(run, attempts=(*run.attempts[:-1], replace(last, gpus=after(last, event))))
+
+
 _OF_RUN: dict[type, Callable[..., Run]] = {
     ev.ClockSet: _clock_set,
     ev.SupervisorStarted: _supervisor_started,
@@ -383,6 +413,8 @@ _OF_RUN: dict[type, Callable[..., Run]] = {
     ev.SourceLost: lambda r, e, _: r if e in r.lost else replace(r, lost=(*r.lost, e)),
     ev.RunFinished: _run_finished,
     ev.Planned: _planned,
+    ev.GpusSeen: _gpus_seen,
+    ev.GpuBaseline: lambda r, e, _: replace(r, gpu_baseline=r.gpu_baseline or e.cards),
 }
 
 
@@ -510,6 +542,10 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.Hello: _hello,
     ev.TrainingEnded: _training_ended,
     ev.ExceptionLeft: lambda a, e, _: a if e in a.exceptions else replace(a, exceptions=(*a.exceptions, e)),
+    ev.GpuFault: lambda a, e, _: a if e in a.gpu_faults else replace(a, gpu_faults=(*a.gpu_faults, e)),
+    ev.Reaped: lambda a, e, w: replace(a, reaped=(*a.reaped, (w, e))),
+    ev.DrainBegun: lambda a, _, __: a,
+    ev.Drained: lambda a, e, _: replace(a, drained=e),
     ev.StepDone: _step_done,
     ev.LossSeen: _loss_seen,
     ev.Logged: _logged,
@@ -521,8 +557,8 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
 
 def _moved(state: State, attempt: Attempt, event: ev.Event, wall: float) -> State:
     """Where the run stands after an event of its latest attempt."""
-    if (isinstance(event, ev.Pinned) and isinstance(state, Checking)) or isinstance(event, ev.LaunchUndone):
-        state = Paused(attempt.plan.not_before)
+    if isinstance(event, ev.Pinned | ev.LaunchUndone | ev.DrainBegun | ev.Drained):
+        state = _waiting(state, attempt, event)
     elif isinstance(event, ev.Launched):
         state = Starting()
     elif isinstance(event, ev.StepDone | ev.Logged) and isinstance(state, Starting) and event.step:
@@ -537,6 +573,17 @@ def _moved(state: State, attempt: Attempt, event: ev.Event, wall: float) -> Stat
         state = Ending(wall)
     elif isinstance(event, ev.Ended):
         state = Over()
+    return state
+
+
+def _waiting(state: State, attempt: Attempt, event: ev.Event) -> State:
+    """Before a launch: what it waits for next."""
+    ready = Paused(attempt.plan.not_before)
+    match event, state:
+        case (ev.Pinned(), Checking()) | (ev.LaunchUndone(), _) | (ev.Drained(), Draining()):
+            return ready
+        case ev.DrainBegun(until=until, held=held), Paused():
+            return Draining(until, held)
     return state
 
 

@@ -19,7 +19,7 @@ def suspect(rules: tuple[Rule, ...], attempt: Attempt, run: Run) -> tuple[ev.Sus
     if not eager or attempt.ended is not None or attempt.stop is not None:
         return ()
     hits = [hit for hit in attempt.hits if hit.offset > _survived(attempt)]
-    if not hits and not attempt.logged:
+    if not hits and not attempt.logged and not attempt.gpu_faults:
         return ()
     facts = facts_of(run, attempt)
     found = (_suspected(attempt, one, facts) for one in held(rules, hits, (), facts, attempt.logged))

@@ -170,6 +170,30 @@ def _source_lost(_: Run, event: ev.SourceLost, __: float) -> str:
     return f"cannot see {event.source}: {event.why}"
 
 
+def _gpu_fault(_: Run, event: ev.GpuFault, __: float) -> str:
+    from guardian.core.gpus import said  # noqa: PLC0415 - the first launch does not wait for it
+
+    return said(event)
+
+
+def _drain_begun(_: Run, event: ev.DrainBegun, wall: float) -> str:
+    held = "".join(f"\n  {one}" for one in event.held)
+    wait = max(0.0, event.until - wall)
+    return f"attempt {event.attempt} waits for memory of the GPUs, {wait:.0f} s at most{held}"
+
+
+def _reaped(_: Run, event: ev.Reaped, __: float) -> str | None:
+    left = "".join(f"\n  {mask(one)[:TEXT_MAX]}" for one in event.processes)
+    name = signal.Signals(event.signal).name
+    return f"{name} is sent to what an earlier attempt of this run left behind{left}" if left else None
+
+
+def _drained(_: Run, event: ev.Drained, __: float) -> str:
+    if not event.held:
+        return "the GPUs are free again"
+    return f"the GPUs' memory is held still, and is waited for no longer: {'; '.join(event.held)}"
+
+
 def _noted(_: Run, event: ev.Noted, __: float) -> str:
     return event.text
 
@@ -218,6 +242,10 @@ _LINES: dict[type, Callable[..., str | None]] = {
     ev.Signalled: _signalled,
     ev.KeeperLost: _keeper_lost,
     ev.SourceLost: _source_lost,
+    ev.GpuFault: _gpu_fault,
+    ev.DrainBegun: _drain_begun,
+    ev.Reaped: _reaped,
+    ev.Drained: _drained,
     ev.Noted: _noted,
     ev.ClockSet: _clock_set,
     ev.Diagnosed: _diagnosed,

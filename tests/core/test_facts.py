@@ -70,6 +70,14 @@ def test_the_exceptions_own_rank_is_what_its_rows_are_compared_with():
     assert 4000.0 == known(attempt(1, longest=seen))["longest_tokens"]
 
 
+def test_the_longest_row_that_fitted_is_of_steps_that_were_finished():
+    """The row at work when memory ran out had been told as well."""
+    left = ev.ExceptionLeft(1, 0, 5, "OutOfMemoryError", "x", phase="train", rows=2, longest=900)
+    seen = (ev.LongestSeen(1, 0, 3, 2, 700), ev.LongestSeen(1, 0, 6, 2, 900), ev.LongestSeen(1, 1, 3, 2, 4000))
+
+    assert 700.0 == known(attempt(1, exceptions=(left,), longest=seen))["fitted_tokens"]
+
+
 def test_the_hosts_measures_come_with_the_end():
     """By their names; the kernel's count too."""
     one = attempt(1, oom_kills=2)
@@ -107,7 +115,8 @@ def test_every_fact_that_is_computed_is_in_the_table():
     """And those of the table say what they are."""
     left = ev.ExceptionLeft(1, 0, 5, "E", "x", phase="eval", longest=9)
     bad = Trail().append(ev.Logged(1, 12, 100, float("nan"), 1.0, 1e-4))
-    full = attempt(1, hellos=(HELLO,), exceptions=(left,), phase="eval", logged=bad)
+    broken = (ev.GpuFault(1, 0, "hardware", 48, "an ECC error", 0.0),)
+    full = attempt(1, hellos=(HELLO,), exceptions=(left,), phase="eval", logged=bad, gpu_faults=broken)
 
     assert known(full).keys() <= FACTS.keys()
     assert all(fact.about and fact.unit and fact.source and fact.when_unknown for fact in FACTS.values())

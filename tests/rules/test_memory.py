@@ -73,10 +73,40 @@ def test_a_strangers_process_on_the_card_is_waited_for_and_the_batch_stays():
     """It is named, with what it holds."""
     found = cause(oom(others="Process 828383 has 13.82 GiB memory in use. Including non-PyTorch memory, "))
 
-    assert ("leftover", "Process 828383 holds 14152 MiB of the GPU's memory") == (found.variant, found.title)
+    assert ("leftover", "Another process holds memory of the GPU that the job needs") == (found.variant, found.title)
+    assert "Process 828383 holds 14152 MiB" in found.advice
     assert [((), (), 1)] * 3 == rungs(found)
-    waits = [rung.wait.at_most_s for rung in BY_ID["cuda-oom"].ladder_of("leftover") if rung.wait]
+    waits = [
+        rung.wait.at_most_s for rung in BY_ID["cuda-oom"].ladder_of("leftover") if rung.wait and not rung.wait.until
+    ]
     assert [60.0, 600.0, 3600.0] == waits
+
+
+def test_what_nvml_saw_others_hold_is_waited_for_until_it_is_gone():
+    """A trifle is not; what is unknown is no reason."""
+    held = {"gpu_foreign_mib": 40000.0, "gpu_foreign_share": 0.5}
+    found = cause(oom(), **held)
+
+    assert ("leftover", True) == (found.variant, "Others hold 40000 MiB" in found.advice)
+    first = next(rung for rung in BY_ID["cuda-oom"].ladder_of("leftover") if rung.when.holds(held))
+    assert "gpu_foreign_share" == first.wait.until.fact
+    assert cause(oom(), gpu_foreign_mib=700.0, gpu_foreign_share=0.01).variant is None
+
+
+def test_memory_that_was_seen_to_climb_is_a_leak_and_the_batch_stays():
+    """By its slope over the steps; 0 is no slope."""
+    found = cause(oom(), gpu_leak_mib_per_step=12.5)
+
+    assert ("leak", ((), (), 1)) == (found.variant, rungs(found)[0])
+    assert cause(oom(), gpu_leak_mib_per_step=0.0).variant is None
+
+
+def test_a_row_longer_than_all_before_is_named():
+    """The ladder is the step's: fewer rows at a time."""
+    found = cause(oom(), exception_tokens=4096.0, fitted_tokens=1800.0, longest_tokens=4096.0, steps_since_start=300.0)
+
+    assert ("long_sample", True) == (found.variant, "A row of 4096 tokens did not fit" in found.title)
+    assert HALVED == rungs(found)[0][0]
 
 
 def test_in_a_container_our_own_process_is_no_stranger():

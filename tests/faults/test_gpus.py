@@ -1,0 +1,182 @@
+"""GPUs under a real guardian, its real probe and the real binding; only the driver's library is a stub of ours."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from guardian.core import events as ev
+from guardian.core.run import Draining
+from tests.faults.harness import JOBS, PATIENCE_S, TINY, Guarded
+from tests.stubs.nvml.stub import Cards, build
+
+POLICY = "[budget]\nbackoff_s = [0]\n[disk]\nminimum_free_mib = 1\nballast_mib = 1\n[gpu]\n"
+
+
+@pytest.fixture
+def cards(tmp_path):
+    """One card that is idle."""
+    (tmp_path / "lib").mkdir()
+    return Cards(tmp_path, build(tmp_path / "lib"))
+
+
+@pytest.fixture
+def guarded(tmp_path, cards):
+    """Starts a job of the standard library that does what its words say."""
+    started = []
+
+    def start(*words, policy="", command=None, **attempts):
+        (tmp_path / "policy.toml").write_text(POLICY + policy)
+        told = {f"WORDS_{number[1:]}": text for number, text in attempts.items()}
+        job = command or (sys.executable, str(JOBS / "worded.py"), *words)
+        one = Guarded(tmp_path, *job, options=("--policy", "policy.toml"), env=cards.guardians | told)
+        started.append(one)
+        return one.start()
+
+    yield start
+    for one in started:
+        one.clean_up()
+
+
+def ready(guarded):
+    """Wait until the first look at the cards is written down."""
+    guarded.until("a first look at the cards", lambda run: run.gpu_baseline)
+
+
+def touch(guarded, name):
+    """What the job waits for."""
+    (guarded.folder / name).touch()
+
+
+def test_a_lost_gpu_is_the_cause_although_the_job_says_nothing_of_it(guarded, cards):
+    """It is named, and not tried again."""
+    one = guarded("wait:go", "exit:1")
+    ready(one)
+    cards.xid(79)
+    cards.lose()
+    one.until("both reports", lambda run: len(run.attempts[-1].gpu_faults) == 2)
+    touch(one, "go")
+
+    assert 4 == one.wait()
+    cause = one.report()["attempts"][0]["cause"]
+    assert ("gpu_hardware", "lost") == (cause["class"], cause["variant"])
+    assert "Xid 79: the card has fallen off the bus" in one.shown()
+
+
+def test_a_call_that_never_returns_is_told_and_holds_nobody(guarded, cards):
+    """The job goes on, and guardian sees its end as ever."""
+    one = guarded("wait:go", "exit:0", policy="silent_s = 2\n")
+    ready(one)
+    cards.stick("nvmlDeviceGetMemoryInfo_v2")
+    one.until("the probe is missed", lambda run: any(lost.source == "the GPUs" for lost in run.lost))
+    touch(one, "go")
+
+    assert 0 == one.wait()
+    assert 1 == one.shown().count("cannot see the GPUs: a reading has not come back for 2 s")
+
+
+def test_held_memory_is_waited_for_before_a_relaunch_and_its_holder_is_named(guarded, cards):
+    """Visible all the while; launched when it is free."""
+    one = guarded(_1="wait:go exit:1", _2="exit:0", policy=f"drain_wait_s = {PATIENCE_S}\n")
+    ready(one)
+    cards.say(used=9000)
+    cards.hold((1, 8000))
+    touch(one, "go")
+    one.until("it waits", lambda run: isinstance(run.state, Draining))
+    states = [run["state"] for run in json.loads(one.call("status", "--json").stdout)["runs"]]
+    cards.say(used=400)
+    cards.hold()
+
+    assert ["draining"] == states
+    assert 0 == one.wait()
+    assert "GPU 0 holds 8600 MiB more than at the first launch" in one.shown()
+    assert "the GPUs are free again" in one.shown()
+
+
+@pytest.mark.long
+def test_the_wait_for_memory_has_an_end(guarded, cards):
+    """Then the launch is made: what is held may be none of what the job needs."""
+    one = guarded(_1="wait:go exit:1", _2="exit:0", policy="drain_wait_s = 1\n")
+    ready(one)
+    cards.say(used=9000)
+    touch(one, "go")
+
+    assert 0 == one.wait()
+    assert "is waited for no longer: GPU 0 holds 8600 MiB more" in one.shown()
+
+
+@pytest.mark.long
+def test_a_stop_is_heard_while_memory_is_waited_for(guarded, cards):
+    """As in every other state."""
+    one = guarded(_1="wait:go exit:1", _2="exit:0", policy=f"drain_wait_s = {PATIENCE_S}\n")
+    ready(one)
+    cards.say(used=9000)
+    touch(one, "go")
+    one.until("it waits", lambda run: isinstance(run.state, Draining))
+    one.call("stop", one.name)
+
+    assert 75 == one.wait()
+
+
+@pytest.mark.long
+def test_what_an_earlier_attempt_left_on_a_gpu_is_ended(guarded, cards):
+    """By the run's mark; a stranger beside it is left alone."""
+    one = guarded(_1="wait:go exit:1", _2="exit:0", policy=f"drain_wait_s = {PATIENCE_S}\n")
+    ready(one)
+    run = one.events(ev.RunCreated)[0].run
+    idle = [sys.executable, "-c", "input()"]
+    # An attempt's number that never was: a process of attempt 1 would keep that attempt alive.
+    left = subprocess.Popen(idle, stdin=subprocess.PIPE, env={"GUARDIAN_MARK": f"{run}/0"})
+    other = subprocess.Popen(idle, stdin=subprocess.PIPE)
+    try:
+        cards.say(used=9000)
+        touch(one, "go")
+        left.wait(PATIENCE_S)
+        alive = other.poll() is None
+        cards.say(used=400)
+        code = one.wait()
+    finally:
+        for process in (left, other):
+            process.kill()
+            process.communicate()
+
+    assert (True, 0) == (alive, code)
+    assert "SIGTERM is sent to what an earlier attempt of this run left behind" in one.shown()
+
+
+@pytest.mark.long
+def test_without_nvml_nothing_is_read_and_nothing_said(tmp_path):
+    """On a machine that has none the job is watched as ever."""
+    one = Guarded(tmp_path, sys.executable, "-c", "pass", env={"CUDA_VISIBLE_DEVICES": ""})
+
+    assert 0 == one.run()
+    assert not one.events(ev.GpuBaseline | ev.GpuFault | ev.SourceLost)
+
+
+@pytest.mark.long
+def test_a_leak_is_met_by_a_save_and_a_new_start_before_the_memory_is_full(guarded, cards):
+    """No step is lost, the batch stays, and the run finishes."""
+    words = ("--max_steps", "400", "--save_steps", "1000", "--output_dir", "out")
+    one = guarded(command=(*TINY, *words))
+    ready(one)
+    cards.say(used=1000)
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline and one.process.poll() is None:
+        attempt = one.story().attempt
+        if attempt.number > 1:
+            break
+        pid, step = (attempt.hello.pid if attempt.hello else 1), attempt.last_step or 0
+        cards.say(used=min(24000, 1000 + 250 * step))
+        cards.hold((pid, min(23000, 250 * step)))
+        time.sleep(0.2)
+    cards.say(used=400)
+    cards.hold()
+
+    assert 0 == one.wait()
+    report = one.report()
+    assert ("cuda_oom", "leak") == tuple(report["attempts"][0]["cause"][k] for k in ("class", "variant"))
+    assert [0, 0] == [attempt["lost_steps"] for attempt in report["attempts"]]
+    assert "proved" == report["certificate"]["verdict"]
+    assert not [e for e in report["attempts"][1]["edits"] if e["kind"] != "resume"]
