@@ -20,7 +20,7 @@ from guardian.core.planning import Terms, attempt_folder
 from guardian.core.run import Attempt, Finished
 from guardian.core.wire import JOB_LOG
 from guardian.errors import HostError
-from guardian.host import registry
+from guardian.host import jobpython, registry, torchpython
 from guardian.host.clock import Clock
 from guardian.host.control import Ear
 from guardian.host.private import write_private
@@ -59,16 +59,20 @@ def companion_folder() -> str:
 def terms(created: ev.RunCreated, folder: Path, adapter: Adapter | None, environment: Mapping[str, str]) -> Terms:
     """The terms of a run, the same for its first supervisor and for every later one."""
     policy, _ = policies.from_tables(json.loads(created.policy))
+    python = sys.executable
+    words = adapter.launch_argv(created.argv, python) if adapter is not None else created.argv
+    interpreter = jobpython.interpreter(words, environment, created.cwd)
     return Terms(
         run=created.run,
         argv=created.argv,
         adapter=adapter,
         policy=policy,
         folder=str(folder),
-        python=sys.executable,
+        python=python,
         companion=companion_folder() if created.companion else None,
         pythonpath=environment.get("PYTHONPATH"),
         taken=flight.NAMES & environment.keys(),
+        torch=torchpython.version(interpreter) if interpreter is not None else None,
     )
 
 

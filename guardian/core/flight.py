@@ -21,28 +21,24 @@ DUMP = "nccl_trace_rank_"
 """Of an attempt's folder, with the rank's number behind it."""
 ENTRIES = "2000"
 """Collectives that are kept: torch's own default since it has one (FlightRecorder.hpp)."""
-SIZES = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 ON_TIMEOUT = "TORCH_NCCL_DUMP_ON_TIMEOUT"
-FILES = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
+SIZES = ("TORCH_NCCL_TRACE_BUFFER_SIZE", "TORCH_FR_BUFFER_SIZE")
+FILES = ("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", "TORCH_FR_DUMP_TEMP_FILE")
+"""By the older name and by the newer one (github.com/pytorch/pytorch/pull/152563, torch 2.8). The newer versions read
+the older names too, with a warning each; docs.pytorch.org/docs/2.4/torch_nccl_environment_variables.html has those."""
 NAMES = frozenset({*SIZES, ON_TIMEOUT, *FILES})
-"""docs.pytorch.org/docs/2.4/torch_nccl_environment_variables.html has the TORCH_NCCL_ ones. Later versions prefer the
-TORCH_FR_ names and still read the others (FlightRecorder.hpp and .cpp); 2.13 has both in libtorch_cpu.so."""
+RENAMED = (2, 8)
 
 
-def variables(folder: str, spec: JobSpec, taken: Collection[str]) -> dict[str, str]:
-    """What to add to the job's environment; `taken`: names that its caller's has.
-
-    Not the new name of the size: where that is known, the recorder is on without being asked.
-    """
+def variables(folder: str, spec: JobSpec, taken: Collection[str], torch: tuple[int, int] | None) -> dict[str, str]:
+    """What to add to the job's environment; `taken`: names that its caller's has; `torch`: its version, where known."""
     if not several(spec):
         return {}
-    added = {}
-    if not set(SIZES) & set(taken):
-        added[SIZES[1]] = ENTRIES
-    if ON_TIMEOUT not in taken:
-        added[ON_TIMEOUT] = "1"
-    if not set(FILES) & set(taken):
-        added |= dict.fromkeys(FILES, f"{folder}/{DUMP}")
+    known = slice(None) if torch is None else slice(1, 2) if torch >= RENAMED else slice(0, 1)
+    added = {} if ON_TIMEOUT in taken else {ON_TIMEOUT: "1"}
+    for names, value in ((SIZES, ENTRIES), (FILES, f"{folder}/{DUMP}")):
+        if not set(names) & set(taken):
+            added |= dict.fromkeys(names[known], value)
     return added
 
 

@@ -75,6 +75,8 @@ class Terms:
     """The caller's PYTHONPATH, which the companion's folder is put in front of."""
     taken: frozenset[str] = frozenset()
     """Names of flight.NAMES that the caller's environment has: they stay as they are."""
+    torch: tuple[int, int] | None = None
+    """Version of the job's torch, where it is known before the launch."""
     rule: Callable[[str], Rule | None] = _no_rule
     """The rule of an id; None: there is none in force (any more)."""
 
@@ -274,7 +276,7 @@ class Terms:
             added[wire.ENV_SPEC] = json.dumps(COMPANION_KNOBS | dict(rates or {}))
             added["PYTHONPATH"] = ":".join(p for p in (self.companion, self.pythonpath) if p)
         if self.adapter is not None:
-            added |= flight.variables(attempt_folder(self.folder, number), self.adapter.spec, self.taken)
+            added |= flight.variables(attempt_folder(self.folder, number), self.adapter.spec, self.taken, self.torch)
         return tuple((added | dict(variables)).items())
 
 

@@ -32,8 +32,10 @@ LOADER = "torch/utils/data/_utils/worker.py"
 OURS = ("guardian_companion.py", "guardian_stacks.py", "guardian_rescue.py", "guardian_rates.py")
 LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen ")
 COLLECTIVES = ("torch/distributed/", "deepspeed/comm/")
-WAITING_CALLS = frozenset({"_engine_run_backward", "synchronize", "_wait_for_computation_stream"})
-"""Innermost calls in which a rank waits for the others without being in a file of COLLECTIVES."""
+WAITING_CALLS = frozenset({
+    "_engine_run_backward", "synchronize", "all_gather", "all_reduce", "barrier", "broadcast", "reduce_scatter",
+})  # fmt: skip
+"""Innermost calls in which a rank waits for the others, in whatever file."""
 STANDS_STILL = {
     "T": "is stopped by a signal (SIGSTOP or SIGTSTP) and waits for SIGCONT",
     "t": "is stopped by a debugger",

@@ -5,8 +5,10 @@ Guardian itself never loads torch, and a file that cannot be read ends that proc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +19,20 @@ SCRIPT = Path(__file__).with_name("scan_script.py")
 ASK_EVERY_S = 0.5
 NOT_OURS = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 """Emptied: the reader shall touch no accelerator that the job wants next."""
+
+
+VERSION = re.compile(r"^__version__ = ['\"](\d{1,4})\.(\d{1,4})", re.MULTILINE)
+
+
+def version(interpreter: str) -> tuple[int, int] | None:
+    """Torch's version in a Python's own folder, as its file says it: nothing is started; None where none lies there."""
+    home = Path(interpreter).parent.parent
+    for file in home.glob("lib/python3*/site-packages/torch/version.py"):
+        with contextlib.suppress(OSError), file.open("rb") as stream:
+            said = VERSION.search(stream.read(4096).decode("utf-8", "replace"))
+            if said:
+                return int(said[1]), int(said[2])
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from guardian.host import torchpython
 from guardian.host.jobpython import interpreter
 
 HERE = str(Path(sys.executable).parent)
@@ -45,3 +46,16 @@ def test_what_is_no_script_of_a_python_is_not_guessed(tmp_path):
     assert interpreter(("/bin/true",), {}, "/") is None
     assert interpreter(("nowhere",), {"PATH": "/bin"}, "/") is None
     assert interpreter((), {}, "/") is None
+
+
+def test_torchs_version_is_read_where_a_python_has_it(tmp_path):
+    """From its file, without a process; unknown where there is none, or it says nothing."""
+    package = tmp_path / "lib" / "python3.12" / "site-packages" / "torch"
+    python = str(tmp_path / "bin" / "python")
+    assert torchpython.version(python) is None
+    package.mkdir(parents=True)
+    (package / "version.py").write_text("from typing import Optional\n\n__version__ = '2.13.0+cpu'\ndebug = False\n")
+
+    assert (2, 13) == torchpython.version(python)
+    (package / "version.py").write_bytes(b"\xff" * 10)
+    assert torchpython.version(python) is None
