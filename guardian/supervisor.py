@@ -8,6 +8,7 @@ journalled before it is carried out; one that cannot be journalled is not carrie
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import re
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from guardian.host.gpus import Probe
     from guardian.host.journal import Journal
     from guardian.host.matching import Matcher
+    from guardian.host.sampling import Sampler, View
 
     Told = Callable[[Run, ev.Record], None]
 
@@ -104,6 +106,7 @@ class Supervisor:
         self._keeper: keeping.Keeper | None = None
         self._files: sources.AttemptFiles | None = None
         self._watch: sources.CheckpointWatch | None = None
+        self._sampler: Sampler | None = None
         self._heard_upto = heard_upto or {}
         self._working: dict[tuple[str, int], float] = {}
         """Slow work that was begun, and when, by our own clock."""
@@ -158,6 +161,9 @@ class Supervisor:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+        if self._sampler is not None:
+            self._sampler.finish(PATIENCE_S)
+            self._sampler = None
         if self._disk is not None:
             self._disk.close(PATIENCE_S)
             self._disk = None
@@ -486,6 +492,32 @@ class Supervisor:
             self._disk.keep_ahead(self._attempt_folder(number) / wire.JOB_LOG)
         if attempt.hello is not None:
             self._watch_checkpoints(attempt.hello)
+        self._sample(number)
+
+    def _sample(self, number: int) -> None:
+        """Have the job's processes and its host looked at; what comes of that is no event."""
+        from guardian.host.sampling import Sampler  # noqa: PLC0415 - the first launch does not wait for it
+
+        self._sampler = Sampler(
+            number, self._attempt_folder(number), lambda: self._view(number), self._places, self.post
+        )
+
+    def _view(self, number: int) -> View:
+        from guardian.core.forecasting import next_save_s  # noqa: PLC0415 - as above
+        from guardian.host.sampling import View  # noqa: PLC0415 - as above
+
+        attempt = self.run.attempts[number - 1]
+        keeper, known = _identities(attempt)
+        save_steps = attempt.hello.save_steps if attempt.hello else None
+        walls = [step.wall for step in itertools.islice(reversed(attempt.steps), do.RATE_OVER)][::-1]
+        return View(
+            mark=wire.mark(self.run.created.run, number),
+            keeper=keeper,
+            known=known,
+            ranks=tuple(rank.pid for rank in attempt.ranks),
+            step_wall=attempt.step_wall,
+            next_save_s=next_save_s(save_steps, attempt.last_step, walls),
+        )
 
     def _ask_save(self, attempt: int, save_at: int) -> bool:
         if not self.take(ev.SaveAsked(attempt, save_at)):
@@ -588,8 +620,26 @@ class Supervisor:
         if why:
             blind.append(why)
         tail = logs.tail_lines(self._attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES, attempt.positions)
-        facts = machine.facts(self._places())
-        self.post(_ended(attempt, tail=tail, found=found, blind=tuple(blind), facts=facts))
+        ended = _ended(attempt, tail=tail, found=found, blind=tuple(blind), facts=machine.facts(self._places()))
+        self.post(self._with_samples(ended))
+
+    def _with_samples(self, ended: ev.Ended) -> ev.Ended:
+        """With what was sampled last, while the job lived."""
+        from guardian.core.exits import normal  # noqa: PLC0415 - the first launch does not wait for it
+        from guardian.core.hostfacts import together  # noqa: PLC0415 - as above
+
+        sampler = self._sampler
+        if sampler is None:
+            return ended
+        if not sampler.finish(PATIENCE_S):
+            return replace(ended, blind=(*ended.blind, "the last figures of the host"))
+        measured = {name: value for name, value in ended.facts if not isinstance(value, str)}
+        facts: dict[str, float | str] = {**together(sampler.facts(), measured)}
+        who = sampler.victim(by_sigkill=normal(ended.code, ended.signal).signal == signal.SIGKILL)
+        if who is not None:
+            facts["oom_victim"] = who
+        kills = ended.oom_kills if sampler.same_cgroup else None
+        return replace(ended, facts=tuple(sorted(facts.items())), oom_kills=kills)
 
     def _found(self) -> tuple[tuple[ev.Checkpoint, ...], str | None]:
         """This run's checkpoints by ascending step, originals before pins, and what could not be read."""
@@ -810,7 +860,7 @@ def _ended(
     tail: tuple[ev.Line, ...],
     found: tuple[ev.Checkpoint, ...],
     blind: tuple[str, ...],
-    facts: tuple[tuple[str, float], ...] = (),
+    facts: tuple[tuple[str, float | str], ...] = (),
 ) -> ev.Ended:
     """The attempt's end; its last step is filled in when everything before it is folded."""
     return ev.Ended(

@@ -28,6 +28,7 @@ FROM_OUTSIDE = frozenset(SIGNALS[name] for name in ("SIGHUP", "SIGINT", "SIGKILL
 """What others send. What a process does wrong ends it otherwise."""
 DONE_WITH_THE_LOOP = frozenset({"embedded", "swift"})
 """Families whose result is the checkpoint of the last step: their programs write no model after their training loop."""
+UNSEEN = "nobody saw how it ended"
 KERNEL_COUNTER = "the kernel's counter of OOM kills"
 
 
@@ -261,8 +262,10 @@ def _counts(case: Case, hit: Hit) -> bool:
 def _died(case: Case) -> Cause | None:
     """By the way the process ended: the kernel's kill, or a rule about exits."""
     killed = next((death for death in case.deaths if death.exit.signal == SIGNALS["SIGKILL"]), None)
+    ended = case.attempt.ended
+    unseen = (Death(case.own, Line(None, UNSEEN)),) if not case.own.seen and not (ended and ended.rebooted) else ()
     for rule in (r for r in case.rules if r.role == "cause"):
-        for death in case.deaths if killed is None else (killed,):
+        for death in (*case.deaths, *unseen) if killed is None else (killed,):
             if rule.holds(Seen(exits=(death.exit,), facts=case.facts)):
                 return _of_rule(case, rule, death.line, {}, judging.evidence(rule, case.facts))
     return _killed(case, killed) if killed is not None else None

@@ -352,7 +352,7 @@ class Ended:
     blind: tuple[str, ...] = ()
     rebooted: bool = False
     """The machine was started anew while the attempt lived."""
-    facts: tuple[tuple[str, float], ...] = ()
+    facts: tuple[tuple[str, float | str], ...] = ()
     """What the host measured over the attempt (core/facts.py names them)."""
     inspected: bool = False
     """The checkpoints were read byte by byte, the newest first, until one proved sound."""

@@ -37,6 +37,8 @@ _COMPANION = "the companion in the job"
 _NO_COMPANION = "without the companion, or before the training loop begins"
 _HOST = "the machine, when the attempt ended"
 _NO_CGROUP = "where no cgroup or kernel file tells"
+_SAMPLED = "the last samples before the end"
+_NOT_SAMPLED = "where the kernel does not tell, or the job ended within seconds"
 
 _GPUS = "NVML, read by a process of its own while the job lives"
 _NO_GPUS = "without NVML, under MIG, or where it cannot be told which cards the job uses"
@@ -52,13 +54,31 @@ FACTS = {
     "device": Fact("what the model is on: cpu, cuda, ...", TEXT, _COMPANION, _NO_COMPANION),
     "device_batch": Fact("rows per micro-batch and rank", "rows", _COMPANION, _NO_COMPANION),
     "disk_free_mib": Fact(
-        "room where checkpoints go", "MiB", _HOST, "where the folder cannot be looked into", "{} MiB are free on disk"
+        "room where checkpoints go, the least in the last seconds and afterwards",
+        "MiB",
+        _HOST,
+        "where the folder cannot be looked into",
+        "{} MiB are free on disk",
+    ),
+    "disk_full_in_s": Fact(
+        "time until the disk is full, at the rate of the last hour",
+        "seconds",
+        _SAMPLED,
+        "while it does not fill, or in the first half minute",
+    ),
+    "disk_read_only": Fact(
+        "whether a file system that the run writes to can only be read",
+        YES,
+        _HOST,
+        "where the folder cannot be looked into",
+        "the file system can only be read",
     ),
     "effective_batch": Fact("rows per optimizer step, over all ranks", "rows", _COMPANION, _NO_COMPANION),
     "eval_batch": Fact("rows per evaluation batch and rank", "rows", _COMPANION, _NO_COMPANION),
     "earlier_bad_step": Fact(
         "the first bad step of the attempt before", "steps", "the diagnosis of the attempt before", "if it had none"
     ),
+    "exit_seen": Fact("whether anybody saw how the job ended", YES, "its keeper", "while it lives"),
     "exception_phase": Fact(
         "where the exception that left the training loop happened: train, optimizer, eval or save",
         TEXT,
@@ -130,17 +150,63 @@ FACTS = {
     ),
     "gradient_checkpointing": Fact("whether activations are computed anew", YES, _COMPANION, _NO_COMPANION),
     "host_memory_mib": Fact("memory of the machine", "MiB", _HOST, "where /proc/meminfo cannot be read"),
+    "host_available_mib": Fact(
+        "what processes could still have of the machine's memory, the least in the last seconds",
+        "MiB",
+        _SAMPLED,
+        _NOT_SAMPLED,
+        "{} MiB of the machine's memory were left",
+    ),
+    "inodes_free": Fact(
+        "files that can still be made where checkpoints go",
+        "files",
+        _HOST,
+        "where the file system makes them as needed",
+        "{} more files can be made on the disk",
+    ),
+    "load": Fact("processes that ran or waited to run, over a minute", "processes", _SAMPLED, _NOT_SAMPLED),
+    "machine_oom_kills": Fact(
+        "processes that the kernel killed for want of memory during the attempt, on the whole machine",
+        "kills",
+        "the kernel's counter (/proc/vmstat)",
+        "where it cannot be read, or guardian was not there all along",
+        "the kernel counted {} OOM kill(s) on the whole machine",
+    ),
     "longest_tokens": Fact(
         "the longest row that entered forward, on the rank that an exception left, if one did",
         "tokens",
         _COMPANION,
         _NO_COMPANION,
     ),
+    "memory_full_in_s": Fact(
+        "time until the cgroup's limit is reached, at the rate of the last hour",
+        "seconds",
+        _SAMPLED,
+        "without a limit, or while it does not fill",
+    ),
     "memory_limit_mib": Fact(
-        "the limit of the job's memory", "MiB", "the cgroup", "without a limit", "the limit is {} MiB"
+        "the limit of the job's memory: the cgroup's own, or the narrowest above it",
+        "MiB",
+        "the cgroup",
+        "without a limit",
+        "the limit is {} MiB",
+    ),
+    "memory_share": Fact(
+        "part of the cgroup's limit, or of the machine's memory, that was in use; the most in the last seconds",
+        "of 1",
+        _SAMPLED,
+        _NOT_SAMPLED,
+        "{} of the memory were in use",
+    ),
+    "memory_used_mib": Fact(
+        "memory of the cgroup that does not give way, the most in the last seconds", "MiB", _SAMPLED, _NOT_SAMPLED
     ),
     "memory_peak_mib": Fact(
-        "the most memory that the job used", "MiB", "the cgroup", _NO_CGROUP, "at most {} MiB were used"
+        "the most memory that the cgroup used, with its files' cache: the job's and what runs beside it",
+        "MiB",
+        "the cgroup",
+        _NO_CGROUP,
+        "at most {} MiB were used",
     ),
     "oom_kills": Fact(
         "processes that the kernel killed for want of memory during the attempt",
@@ -148,6 +214,20 @@ FACTS = {
         "the counter of the cgroup or the kernel",
         _NO_CGROUP,
         "the kernel counted {} OOM kill(s) during the attempt",
+    ),
+    "oom_victim": Fact(
+        "whom the kernel killed for want of memory: rank, worker (of a data loader), launcher or other",
+        TEXT,
+        "the kernel's log, else its counter and who was gone then",
+        "where neither tells, or it may have been two",
+        "the kernel killed a {} for want of memory",
+    ),
+    "open_files": Fact(
+        "open files of the process that had the most, in the last seconds",
+        "files",
+        _SAMPLED,
+        _NOT_SAMPLED,
+        "a process had {} files open",
     ),
     "open_files_limit": Fact(
         "open files that a process may have at most (hard limit)", "files", _HOST, "outside Linux"
@@ -162,13 +242,31 @@ FACTS = {
         "what the job was last seen at: train, eval or save", TEXT, _COMPANION, _NO_COMPANION, "last seen in phase {}"
     ),
     "prefetch": Fact("batches that each data loader process makes ahead", "batches", _COMPANION, _NO_COMPANION),
+    "rank_pss_mib": Fact("memory of the largest rank, the most in the last seconds", "MiB", _SAMPLED, _NOT_SAMPLED),
     "resumed": Fact("whether the attempt began from a checkpoint", YES, "the plan of the attempt", "never"),
-    "shm_free_mib": Fact("room in /dev/shm", "MiB", _HOST, "without /dev/shm", "{} MiB of shared memory are free"),
+    "shm_free_mib": Fact(
+        "room in /dev/shm, the least in the last seconds and afterwards",
+        "MiB",
+        _HOST,
+        "without /dev/shm",
+        "{} MiB of shared memory are free",
+    ),
     "shm_total_mib": Fact("size of /dev/shm", "MiB", _HOST, "without /dev/shm", "shared memory is {} MiB in all"),
     "steps_done": Fact(
         "optimizer steps that the run has completed, over all its attempts", "steps", "the job", "never"
     ),
     "steps_since_start": Fact("optimizer steps since this attempt began", "steps", "the job", "never"),
+    "tree_peak_mib": Fact("the most memory that the job's processes held", "MiB", "all samples", _NOT_SAMPLED),
+    "tree_pss_mib": Fact(
+        "memory of the job's processes, the most in the last seconds",
+        "MiB",
+        _SAMPLED,
+        _NOT_SAMPLED,
+        "the job's processes held {} MiB",
+    ),
+    "worker_pss_mib": Fact(
+        "memory of the largest data loader process, the most in the last seconds", "MiB", _SAMPLED, _NOT_SAMPLED
+    ),
     "workers": Fact("data loader processes of a rank", "processes", _COMPANION, _NO_COMPANION),
     "world_size": Fact("ranks that train together", "ranks", _COMPANION, _NO_COMPANION),
 }
@@ -196,6 +294,7 @@ def facts_of(run: Run, attempt: Attempt) -> dict[str, float | str]:
 
         known |= gpus.facts(run, attempt)
     if attempt.ended is not None:
+        known["exit_seen"] = float(attempt.ended.code is not None or attempt.ended.signal is not None)
         known["oom_kills"] = _number(attempt.ended.oom_kills)
         known.update(attempt.ended.facts)
     return {name: value for name, value in known.items() if value is not None}

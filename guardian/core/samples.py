@@ -14,7 +14,6 @@ job's exit code is 1. Facts (core/facts.py) are given where the rule asks for th
 from __future__ import annotations
 
 import re
-from typing import cast
 
 from guardian.core import events as ev
 from guardian.core import metrics
@@ -79,8 +78,7 @@ def attempt_of(sample: Sample, hits: tuple[ev.Hit, ...]) -> Attempt:
         logged = logged.append(ev.Logged(1, n.step, n.max_steps, n.loss, n.grad_norm, n.lr))
     lines = sample.text.removesuffix("\n").split("\n")
     tail = tuple(ev.Line(number, line) for number, line in enumerate(lines, 1))[-TAIL:]
-    facts = cast("tuple[tuple[str, float], ...]", sample.facts)  # what the host measures is numbers; here all is given
-    ended = ev.Ended(1, sample.exit, None, None, tail, None, (), facts=facts)
+    ended = ev.Ended(1, sample.exit, None, None, tail, None, (), facts=sample.facts)
     plan = ev.Planned(1, ("sample",), (), None, None, (), 0.0, "first start")
     return Attempt(plan, 0.0, hits=hits, logged=logged, ended=ended)
 

@@ -47,7 +47,7 @@ def test_what_nobody_told_is_not_there():
     """Unknown is no zero."""
     facts = known(attempt(1, oom_kills=None))
 
-    assert {"steps_done", "steps_since_start", "resumed"} == facts.keys()
+    assert {"steps_done", "steps_since_start", "resumed", "exit_seen"} == facts.keys()
 
 
 def test_steps_are_counted_over_all_attempts_and_since_this_one_began():
