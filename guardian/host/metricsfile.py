@@ -7,6 +7,7 @@ left out and nothing else follows from it; `problem` says why, as long as it is 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from guardian.core.hostfacts import Window, decode, encode, thinned
@@ -59,29 +60,28 @@ class MetricsFile:
 
 def windows(path: Path) -> list[Window]:
     """All windows of a file; [] where it cannot be read."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return []
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(2 * CAP)
-    return [one for line in data.split(b"\n") if line and (one := decode(line)) is not None]
+    return [one for line in _end_of(path, 2 * CAP).split(b"\n") if (one := decode(line)) is not None]
 
 
 def last(path: Path) -> Window | None:
     """The newest window; None where there is none."""
+    lines = reversed(_end_of(path, TAIL).split(b"\n"))
+    return next((one for line in lines if (one := decode(line)) is not None), None)
+
+
+def _end_of(path: Path, most: int) -> bytes:
+    """The last bytes of a regular file; none where it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return None
+        return b""
     try:
-        size = os.fstat(fd).st_size
-        data = os.pread(fd, TAIL, max(0, size - TAIL))
+        found = os.fstat(fd)
+        return os.pread(fd, most, max(0, found.st_size - most)) if stat.S_ISREG(found.st_mode) else b""
     except OSError:
-        return None
+        return b""
     finally:
         os.close(fd)
-    return next((one for line in reversed(data.split(b"\n")) if (one := decode(line)) is not None), None)
 
 
 def _size(path: Path) -> int:

@@ -38,7 +38,8 @@ HISTORY = 360
 WARN_S = 2 * 3600.0
 """A disk that is full so soon is told of."""
 RISES_MOST = 100
-MIB = 1024 * 1024
+LARGEST = {victims.WORKER: "worker_pss_mib", victims.RANK: "rank_pss_mib"}
+"""Series of the process of a role that has most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class Sampler:
         # What is known of the tree.
         self._tree: tuple[Member, ...] = ()
         self._roles: dict[int, str] = {}
+        self._held: dict[str, float] = {}
         self._tree_pace, self._memory_pace = _Pace(TREE_EVERY_S), _Pace(MEMORY_EVERY_S)
         # What the kernel killed.
         self._kernel: kernellog.KernelLog | None = None
@@ -236,10 +238,17 @@ class Sampler:
         return tuple(replace(member, pss_mib=memory.get(member.pid)) for member in members)
 
     def _of_tree(self) -> dict[str, float]:
-        """Memory and files of the processes, when they are due; what one of them does not tell makes no sum."""
-        found = {"tree_processes": float(len(self._tree))}
-        if not self._memory_pace.due():
-            return found
+        """Memory and files of the processes: between two looks what they last were."""
+        if self._memory_pace.due():
+            self._held = self._holding()
+        there = {member.role for member in self._tree}
+        gone = {name for role, name in LARGEST.items() if role not in there}
+        held = {name: value for name, value in self._held.items() if name not in gone}
+        return held | {"tree_processes": float(len(self._tree))}
+
+    def _holding(self) -> dict[str, float]:
+        """What they hold now; what one of them does not tell makes no sum."""
+        found = {}
         with self._memory_pace.taken():
             held = {member.pid: processmemory.pss_mib(member.pid) for member in self._tree}
             files = [count for member in self._tree if (count := processmemory.open_files(member.pid)) is not None]
@@ -249,7 +258,7 @@ class Sampler:
         known = [(member.role, member.pss_mib) for member in self._tree if member.pss_mib is not None]
         if known and len(known) == len(self._tree):
             found["tree_pss_mib"] = sum(pss for _, pss in known)
-        for role, name in ((victims.WORKER, "worker_pss_mib"), (victims.RANK, "rank_pss_mib")):
+        for role, name in LARGEST.items():
             largest = max((pss for one, pss in known if one == role), default=None)
             if largest is not None:
                 found[name] = largest
