@@ -6,10 +6,11 @@ the last of each series, whatever its name; that is one line of metrics.jsonl (c
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from guardian.core.values import dataclass
 
@@ -127,6 +128,12 @@ def is_full(one: Window) -> bool:
     share = one.span("memory_share")
     near = share is not None and share.last >= NEAR_LIMIT
     return one.until - one.begun >= (HURRIED_S if near else WINDOW_S)
+
+
+def end_of(windows: Sequence[Window], seconds: float) -> Window | None:
+    """The last of these windows, and those that began so short a time before its end, as one."""
+    last = [one for one in windows if one.until >= windows[-1].until - seconds]
+    return functools.reduce(joined, last, None) if last else None
 
 
 def thinned(windows: Iterable[Window]) -> list[Window]:

@@ -67,7 +67,7 @@ def amount(name: str, text: str) -> float | str | None:
 
 def evidence(rule: Rule, facts: Facts) -> tuple[Line, ...]:
     """The facts that a rule's conditions ask for and that hold, in words."""
-    tests = [one.test for one in rule.conditions if isinstance(one, FactIs) and one.test.holds(facts)]
+    tests = [one.test for one in rule.asserting if isinstance(one, FactIs) and one.test.holds(facts)]
     names = dict.fromkeys(test.fact for test in tests if test.fact in FACTS)
     return tuple(Line(None, text) for name in names if (text := said(name, facts)))
 

@@ -154,10 +154,12 @@ class Rule:
     @property
     def conditions(self) -> tuple[Plain, ...]:
         """All of them, in the order of the file: any, all, unless."""
-        listed: list[Plain] = []
-        for one in (*self.any, *self.all, *self.unless):
-            listed += (*one.any, *one.all) if isinstance(one, Group) else (one,)
-        return tuple(listed)
+        return _plain((*self.any, *self.all, *self.unless))
+
+    @property
+    def asserting(self) -> tuple[Plain, ...]:
+        """Those that can make it true: all but `unless`."""
+        return _plain((*self.any, *self.all))
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -179,11 +181,7 @@ class Rule:
     @property
     def series(self) -> tuple[Series, ...]:
         """Its conditions on logged numbers, but for those of `unless`."""
-        listed: list[Series] = []
-        for one in (*self.any, *self.all):
-            plain = (*one.any, *one.all) if isinstance(one, Group) else (one,)
-            listed += [p for p in plain if isinstance(p, Series)]
-        return tuple(listed)
+        return tuple(one for one in self.asserting if isinstance(one, Series))
 
     def holds(self, seen: Seen) -> bool:
         """Whether what was seen makes it true; what is unknown makes no condition true."""
@@ -271,6 +269,10 @@ class Rule:
 
 def _members(condition: Condition) -> tuple[Plain, ...]:
     return (*condition.any, *condition.all) if isinstance(condition, Group) else (condition,)
+
+
+def _plain(conditions: Sequence[Condition]) -> tuple[Plain, ...]:
+    return tuple(plain for one in conditions for plain in _members(one))
 
 
 def _any(answers: Sequence[bool | None]) -> bool | None:

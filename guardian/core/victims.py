@@ -9,6 +9,7 @@ had risen. Where that may have been two, it is unknown.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from guardian.core.hostfacts import Member
 from guardian.core.values import dataclass
@@ -63,6 +64,18 @@ def members(found: Iterable[Seen], ranks: Collection[int]) -> tuple[Member, ...]
     return tuple(
         Member(one.pid, one.ticks, _role(one, by_pid, known, above), one.parent)
         for one in sorted(by_pid.values(), key=_age)
+    )
+
+
+def lasting(
+    found: Iterable[Member], before: Mapping[tuple[int, int], str], ranks: Collection[int]
+) -> tuple[Member, ...]:
+    """A process keeps the role that it had: one that dies has no command line any more, its orphans another parent."""
+    return tuple(
+        replace(one, role=role)
+        if one.pid not in ranks and (role := before.get((one.pid, one.ticks), OTHER)) != OTHER
+        else one
+        for one in found
     )
 
 

@@ -23,12 +23,14 @@ from guardian.core.values import dataclass
 from guardian.host import cgroups, filesystems, kernellog, metricsfile, processes, processmemory
 
 EVERY_S = 1.0
-TREE_EVERY_S = 5.0
+TREE_EVERY_S = 2.0
 MEMORY_EVERY_S = 3.0
 SHARE = 1 / 200
 """Of one core's time, for each of the costly looks."""
 STALE_S = 60.0
 """So long before a job's last word an earlier guardian's last window says nothing of its end."""
+LAST_S = 10
+"""So long before the end is what its facts are of; a window lasts no less than a second."""
 GIVEN_S = 15.0
 """What others gave counts so long."""
 LATE_S = 10.0
@@ -97,6 +99,9 @@ class Sampler:
         # What is known of the tree.
         self._tree: tuple[Member, ...] = ()
         self._roles: dict[int, str] = {}
+        """Of everybody who was ever there."""
+        self._known: dict[tuple[int, int], str] = {}
+        """Of those who were there at the last look."""
         self._held: dict[str, float] = {}
         self._tree_pace, self._memory_pace = _Pace(TREE_EVERY_S), _Pace(MEMORY_EVERY_S)
         # What the kernel killed.
@@ -111,8 +116,8 @@ class Sampler:
         """Those of windows that others wrote."""
         # Windows.
         self._window: Window | None = None
-        self._latest: Window | None = None
-        """The last one that was written, and what came since."""
+        self._recent: deque[Window] = deque(maxlen=LAST_S)
+        """The last that were written."""
         self._peak_mib: float | None = None
         self._disk_left: deque[forecasting.Point] = deque(maxlen=HISTORY)
         self._memory_left: deque[forecasting.Point] = deque(maxlen=HISTORY)
@@ -135,7 +140,7 @@ class Sampler:
 
     def facts(self) -> dict[str, float]:
         """What was measured last, and over the attempt; what could not be read is not in it."""
-        found = hostfacts.facts(self._latest)
+        found = hostfacts.facts(hostfacts.end_of([*self._recent, *filter(None, [self._window])], LAST_S))
         if self._peak_mib is not None:
             found["tree_peak_mib"] = self._peak_mib
         if self._machine is not None and (kills := cgroups.machine_kills()) is not None:
@@ -178,9 +183,10 @@ class Sampler:
         for one in windows:
             self._remember(one)
             self._roles.update({member.pid: member.role for member in one.tree})
+            self._known = {(member.pid, member.ticks): member.role for member in one.tree}
             self._cgroups |= {one.cgroup} - {""}
         if windows and windows[-1].until >= _life_sign(self._path.parent) - STALE_S:
-            self._latest = windows[-1]
+            self._recent.extend(windows)
 
     def _look(self) -> None:
         now = time.time()
@@ -198,8 +204,7 @@ class Sampler:
             "load": os.getloadavg()[0],
         }
         sample = Sample(now, hostfacts.readable(readings), self._tree, self._cgroup)
-        one = hostfacts.window(sample)
-        self._window, self._latest = hostfacts.joined(self._window, one), hostfacts.joined(self._latest, one)
+        self._window = hostfacts.joined(self._window, hostfacts.window(sample))
         self._watch_mounts(readings)
         if hostfacts.is_full(self._window):
             self._write()
@@ -233,7 +238,8 @@ class Sampler:
             )
             for p in found
         ]  # fmt: skip
-        members = victims.members(seen, view.ranks)
+        members = victims.lasting(victims.members(seen, view.ranks), self._known, view.ranks)
+        self._known = {(member.pid, member.ticks): member.role for member in members}
         self._roles.update({member.pid: member.role for member in members})
         return tuple(replace(member, pss_mib=memory.get(member.pid)) for member in members)
 
@@ -289,7 +295,7 @@ class Sampler:
             return
         self._remember(one)
         one = self._with_forecasts(one)
-        self._latest = one
+        self._recent.append(one)
         self._file.write(one)
         if self._file.problem is not None:
             self._say_blind(f"metrics.jsonl cannot be written ({self._file.problem})")

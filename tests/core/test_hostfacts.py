@@ -12,6 +12,7 @@ from guardian.core.hostfacts import (
     Window,
     decode,
     encode,
+    end_of,
     facts,
     is_full,
     joined,
@@ -80,6 +81,14 @@ def test_a_line_names_the_largest_processes_only():
 
     assert MEMBERS_MOST == len(one.tree)
     assert 999 == one.tree[0].pid
+
+
+def test_the_end_is_the_last_seconds_however_short_its_windows():
+    """What was most before the job fell is not lost to a window that began afterwards."""
+    windows = [sampled(9, begin=100.0), sampled(7, begin=111.0), sampled(1, begin=113.0)]
+
+    assert Span(1.0, 4.0, 7.0, 1.0, 2) == end_of(windows, 10).span("x")
+    assert end_of([], 10) is None
 
 
 def test_thinned_windows_still_hold_all_extremes():

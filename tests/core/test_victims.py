@@ -3,7 +3,7 @@
 import pytest
 
 from guardian.core.hostfacts import Member
-from guardian.core.victims import Kill, Rise, Seen, members, victim
+from guardian.core.victims import Kill, Rise, Seen, lasting, members, victim
 
 TORCHRUN = Seen(10, 1, 1, "torchrun", "torchrun train.py")
 
@@ -54,6 +54,17 @@ def test_without_any_word_who_loads_data_is_the_rank():
 def test_a_heartbeat_of_a_process_that_is_gone_names_nobody():
     """Its number may be another's."""
     assert {10: "launcher", 20: "rank"} == roles([TORCHRUN, rank(20, named=True)], (99,))
+
+
+def test_roles_last():
+    """Dying, a process has no command line; orphaned, another parent. Only a heartbeat knows better."""
+    before = {(member.pid, member.ticks): member.role for member in members([rank(20), child(21, 20)], (20,))}
+    dying = members([rank(20), child(21, 20, "")], (20,))
+    orphaned = members([child(21, 1, named=True)], ())
+
+    assert ["rank", "worker"] == [member.role for member in lasting(dying, before, (20,))]
+    assert ["worker"] == [member.role for member in lasting(orphaned, before, ())]
+    assert ["rank"] == [member.role for member in lasting(orphaned, before, (21,))]
 
 
 ROLES = {10: "launcher", 20: "rank", 21: "worker"}
