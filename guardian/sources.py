@@ -79,9 +79,7 @@ class AttemptFiles:
         if not self._companion:
             # The companion's numbers are better and the same; the log's would only double them.
             for seen in metrics.read(block):
-                self._post(
-                    ev.Logged(self._attempt, seen.step, seen.max_steps, seen.loss, seen.grad_norm, seen.lr, time.time())
-                )
+                self._post(metrics.logged(seen, self._attempt, time.time()))
         if time.monotonic() - self._told >= POSITIONS_EVERY_S:
             self._told = time.monotonic()
             self._post(ev.Positions(self._attempt, offset + len(block), line + block.count(b"\n") - 1))

@@ -577,6 +577,10 @@ class Logged:
     grad_norm: float | None
     lr: float | None
     wall: float | None = None
+    step_s: float | None = None
+    """Seconds a step, as the job says; core/metrics.py has what that means for whom."""
+    tokens_seen: int | None = None
+    memory_gib: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

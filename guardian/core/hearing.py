@@ -172,11 +172,13 @@ def _log(said: _Said) -> tuple[Heard, ...]:
     logs = said.fields.get("logs")
     if said.rank != 0 or not isinstance(logs, dict):
         return ()
-    numbers = {
-        name: _number(logs[name]) for name in ("loss", "grad_norm", "learning_rate") if logs.get(name) is not None
-    }
+    numbers = {name: _number(logs[name]) for name in _LOGGED if logs.get(name) is not None}
     if not numbers:
         return ()
+    # Transformers' name, and TRL's; the memory is ms-swift's.
+    tokens = next(
+        (n for key in ("num_input_tokens_seen", "num_tokens") if (n := _finite(logs.get(key))) is not None), None
+    )
     logged = ev.Logged(
         attempt=said.attempt,
         step=said.maybe_whole("step"),
@@ -185,6 +187,8 @@ def _log(said: _Said) -> tuple[Heard, ...]:
         grad_norm=numbers.get("grad_norm"),
         lr=numbers.get("learning_rate"),
         wall=said.maybe_number("t"),
+        tokens_seen=None if tokens is None else int(tokens),
+        memory_gib=_finite(logs.get("memory(GiB)")),
     )
     return (logged,)
 
@@ -192,6 +196,15 @@ def _log(said: _Said) -> tuple[Heard, ...]:
 def _end(said: _Said) -> tuple[Heard, ...]:
     step, total, wall = said.whole("step"), said.whole("max_steps"), said.maybe_number("t")
     return (ev.TrainingEnded(said.attempt, said.rank, step, total, said.text("by"), wall),)
+
+
+def _finite(value: object) -> float | None:
+    """What rides along with a log says nothing where it is no number; the rest of the line still counts."""
+    try:
+        number = _number(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _longest(said: _Said) -> tuple[Heard, ...]:

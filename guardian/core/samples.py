@@ -75,7 +75,7 @@ def attempt_of(sample: Sample, hits: tuple[ev.Hit, ...]) -> Attempt:
     """The end of a job that printed just this, and ended so."""
     logged: Trail[ev.Logged] = Trail()
     for n in metrics.read(sample.text.encode()):
-        logged = logged.append(ev.Logged(1, n.step, n.max_steps, n.loss, n.grad_norm, n.lr))
+        logged = logged.append(metrics.logged(n, 1))
     lines = sample.text.removesuffix("\n").split("\n")
     tail = tuple(ev.Line(number, line) for number, line in enumerate(lines, 1))[-TAIL:]
     ended = ev.Ended(1, sample.exit, None, None, tail, None, (), facts=sample.facts)

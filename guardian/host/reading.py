@@ -62,7 +62,7 @@ def read(stream: BinaryIO, matcher: Matcher, code: int | None, told: Told) -> Lo
         block = held if not data or (not end and len(held) >= BLOCK) else held[:end]
         if block:
             hits += map(_event, matcher.scan(block, line, offset))
-            logged += [ev.Logged(1, n.step, n.max_steps, n.loss, n.grad_norm, n.lr) for n in metrics.read(block)]
+            logged += [metrics.logged(numbers, 1) for numbers in metrics.read(block)]
             _extend(tail, block, line)
             held = held[len(block) :]
             offset += len(block)
