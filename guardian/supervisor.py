@@ -25,6 +25,7 @@ from guardian.core import events as ev
 from guardian.core import run as stands
 from guardian.core import wire
 from guardian.core.planning import attempt_folder
+from guardian.core.remarking import Remarks
 from guardian.core.values import dataclass
 from guardian.errors import GuardianError, HostError
 from guardian.host import checkpoints, crash, disk, keeping, lock, logs, machine, processes, snapshots
@@ -119,6 +120,7 @@ class Supervisor:
         """The attempt for which it was last started, or not."""
         self._snapped = journal.size
         self._renewed = outlook.clock.mono()
+        self._remarks = Remarks()
         self._ahead_s = outlook.clock.wall() - outlook.clock.mono()
         """Of wall time before monotonic time: it changes when somebody sets the clock."""
 
@@ -363,6 +365,9 @@ class Supervisor:
         attempt = self.run.attempt
         if attempt is None or attempt.launched_wall is None:
             return
+        if isinstance(self.run.state, stands.Running):
+            for text in self._remarks.new(self.run):
+                self.take(ev.Noted(text))
         if self._outlook.clock.wall() - attempt.launched_wall > STANDBY_AFTER_S:
             if attempt.tree_end is None:
                 self._watch_gpus()

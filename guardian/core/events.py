@@ -567,6 +567,16 @@ class LossSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnWork:
+    """How long one rank of several worked by itself in a step, without what it waited for the others."""
+
+    attempt: int
+    rank: int
+    step: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Logged:
     """Numbers that the job itself logged, from the companion or from a line of job.log."""
 
@@ -712,8 +722,8 @@ Journalled = (
     | Positions | Hello | TrainingEnded | ExceptionLeft | GpuFault | GpuBaseline | DrainBegun | Reaped | Drained
 )  # fmt: skip
 Observed = (
-    StepDone | LossSeen | Logged | LongestSeen | RateSet | PhaseChanged | Measured | TreeSeen | Activity | Saved
-    | Acknowledged | GpusSeen
+    StepDone | LossSeen | OwnWork | Logged | LongestSeen | RateSet | PhaseChanged | Measured | TreeSeen | Activity
+    | Saved | Acknowledged | GpusSeen
 )  # fmt: skip
 Event = Journalled | Observed
 

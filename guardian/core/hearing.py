@@ -22,6 +22,7 @@ Heard = (
     ev.Hello
     | ev.StepDone
     | ev.LossSeen
+    | ev.OwnWork
     | ev.Logged
     | ev.LongestSeen
     | ev.RateSet
@@ -42,8 +43,10 @@ def parse(line: bytes, attempt: int, rank: int) -> tuple[Heard, ...]:
         fields = json.loads(line.decode())
         said = _Said(fields, attempt, rank)
         events = _READERS[fields["ev"]](said)
-        # A loss may ride on any line. It comes first: it is the older news, of this step or the one before.
-        return events if fields.get("loss") is None else (_loss(said), *events)
+        # A loss may ride on any line, own work too. They come first: older news, of this step or the one before.
+        own = () if fields.get("own") is None else (_own(said),)
+        loss = () if fields.get("loss") is None else (_loss(said),)
+        return (*own, *loss, *events)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return ()
 
@@ -165,6 +168,13 @@ def _loss(said: _Said) -> ev.LossSeen:
     if isinstance(loss, list) and len(loss) == 2:
         return ev.LossSeen(said.attempt, said.rank, _whole(loss[0], at_least=1), _number(loss[1]))
     raise ValueError(loss)
+
+
+def _own(said: _Said) -> ev.OwnWork:
+    own = said.fields.get("own")
+    if isinstance(own, list) and len(own) == 2 and math.isfinite(seconds := _number(own[1])) and seconds >= 0:
+        return ev.OwnWork(said.attempt, said.rank, _whole(own[0], at_least=1), seconds)
+    raise ValueError(own)
 
 
 def _log(said: _Said) -> tuple[Heard, ...]:

@@ -11,6 +11,7 @@ from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
+from guardian.core import throughput
 from guardian.core.cards import Use
 from guardian.core.trail import Trail
 from guardian.core.values import dataclass
@@ -115,6 +116,10 @@ class Step:
     """Mean over the ranks, which is what the trainer logs."""
     lr: float | None
     wall: float
+    late: tuple[int, ...] = ()
+    """Ranks whose own work took much longer than the middle rank's (core/throughput.py)."""
+    behind_s: float | None = None
+    """How much longer the slowest rank's own work took; None: not every rank told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,7 @@ class Partial:
     step: int
     done: tuple[ev.StepDone, ...] = ()
     losses: tuple[ev.LossSeen, ...] = ()
+    own: tuple[ev.OwnWork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,7 +454,7 @@ def _step_done(attempt: Attempt, event: ev.StepDone, _: float) -> Attempt:
     if part is None or any(d.rank == event.rank for d in part.done):
         return attempt if rank_steps == attempt.rank_steps else replace(attempt, rank_steps=rank_steps)
     done = tuple(sorted((*part.done, event), key=lambda d: d.rank))
-    return _settle(attempt, rank_steps, Partial(part.step, done, part.losses))
+    return _settle(attempt, rank_steps, replace(part, done=done))
 
 
 def _loss_seen(attempt: Attempt, event: ev.LossSeen, _: float) -> Attempt:
@@ -457,7 +463,16 @@ def _loss_seen(attempt: Attempt, event: ev.LossSeen, _: float) -> Attempt:
         return attempt
     # By rank, not as they came: a sum of floats depends on its order, and a replay hears the ranks in another one.
     losses = tuple(sorted((*part.losses, event), key=lambda x: x.rank))
-    return _settle(attempt, attempt.rank_steps, Partial(part.step, part.done, losses))
+    return _settle(attempt, attempt.rank_steps, replace(part, losses=losses))
+
+
+def _own_work(attempt: Attempt, event: ev.OwnWork, _: float) -> Attempt:
+    part = _partial(attempt, event.step)
+    if part is None or any(x.rank == event.rank for x in part.own):
+        return attempt
+    return _settle(
+        attempt, attempt.rank_steps, replace(part, own=tuple(sorted((*part.own, event), key=lambda x: x.rank)))
+    )
 
 
 def _logged(attempt: Attempt, event: ev.Logged, _: float) -> Attempt:
@@ -548,6 +563,7 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.Drained: lambda a, e, _: replace(a, drained=e),
     ev.StepDone: _step_done,
     ev.LossSeen: _loss_seen,
+    ev.OwnWork: _own_work,
     ev.Logged: _logged,
     ev.PhaseChanged: _phase_changed,
     ev.Saved: lambda a, e, _: replace(a, announced=a.announced | {e.path}),
@@ -646,6 +662,7 @@ def _summed(part: Partial, world: int) -> Step:
     tokens = [d.tokens for d in part.done]
     prints = [d.fingerprint for d in part.done]
     losses = [x.loss for x in part.losses]
+    late, behind_s = throughput.lateness([(x.rank, x.seconds) for x in part.own], world)
     return Step(
         step=part.step,
         rows=_total(rows),
@@ -654,6 +671,8 @@ def _summed(part: Partial, world: int) -> Step:
         loss=sum(losses) / world if len(losses) == world else None,
         lr=part.done[0].lr,
         wall=max(d.wall for d in part.done),
+        late=late,
+        behind_s=behind_s,
     )
 
 

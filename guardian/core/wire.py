@@ -75,6 +75,8 @@ COMPANION_KNOBS = frozenset({
 #   step    after each optimizer step: step (finished steps), rows, tokens (that entered forward on this rank in this
 #           step), fp (hex, sum mod 2^64) or absent, lr (that the step used), loss [step, value] or absent: the sum over
 #           the micro-batches of what training_step returned; on a GPU it is read one step late, without a sync
+#           own [step, seconds] or absent, of one of several ranks: what it did by itself in that step, between the
+#           micro-steps and in forward; on a GPU it is read one step late, as the loss
 #   log     what the trainer logged: step, logs {name: number or string}
 #   phase   phase ("train" | "eval" | "save"), step
 #   saved   step, path

@@ -286,6 +286,20 @@ def test_each_rank_tells_its_own_loss(pair):
     assert pair.truth("shared", "loss") == pytest.approx(mean, abs=1e-4)
 
 
+def test_each_rank_tells_its_own_work_of_a_step(pair):
+    """From the second step on: a part of the time from one step's end to the next. One process tells none."""
+    for rank in (0, 1):
+        ends = {line["step"]: line["t"] for line in pair.told("shared", "step", rank)}
+        own = dict(line["own"] for line in pair.told("shared", "step", rank) if "own" in line)
+        assert [2, 3, 4] == list(own)
+        assert all(0 < own[step] < ends[step] - ends[step - 1] + 0.01 for step in own)
+
+
+def test_one_process_alone_has_nobody_to_wait_for(many):
+    """So its own work is not timed."""
+    assert not any("own" in line for line in many.told("whole", "step"))
+
+
 def test_all_ranks_save_and_stop_at_the_same_step(pair):
     """No rank waits for another that went on."""
     assert (0, 0) == pair.codes

@@ -163,6 +163,26 @@ def test_a_rate_that_could_not_be_set_is_heard_with_the_reason():
     assert math.isnan(rate.after)
 
 
+def test_own_work_rides_on_a_line_like_the_loss():
+    """Of this step, or of the one before; what is no time says nothing."""
+    told = heard({"t": 1.5, "ev": "step", "step": 6, "loss": [5, 2.25], "own": [5, 0.125]})
+
+    assert [ev.OwnWork, ev.LossSeen, ev.StepDone] == [type(event) for event in told]
+    assert (5, 0.125, 1) == (told[0].step, told[0].seconds, told[0].rank)
+    for wrong in ([5, "nan"], [0, 1.0], [5, -1.0], 5, [5]):
+        assert () == heard({"t": 1.5, "ev": "step", "step": 6, "own": wrong})
+
+
+def test_tokens_and_memory_ride_along_with_a_log_and_never_spoil_it():
+    """Under the names of transformers, TRL and ms-swift; as text too."""
+    logs = {"loss": 2.0, "num_input_tokens_seen": 4096, "memory(GiB)": "17.47"}
+    (logged,) = heard({"t": 1.5, "ev": "log", "step": 6, "logs": logs}, rank=0)
+    (spoilt,) = heard({"t": 1.5, "ev": "log", "step": 6, "logs": {"loss": 2.0, "num_tokens": "nan"}}, rank=0)
+
+    assert (4096, 17.47) == (logged.tokens_seen, logged.memory_gib)
+    assert (2.0, None) == (spoilt.loss, spoilt.tokens_seen)
+
+
 def test_logged_numbers_are_heard_as_text_too_and_once():
     """Newer trainers log numbers as text; every rank hears the mean over the ranks, so rank 0 speaks for all."""
     (logged,) = heard(LINES[2], rank=0)

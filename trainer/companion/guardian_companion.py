@@ -316,6 +316,7 @@ class Loop:
         self.signals = Signals()
         self.rescue = None
         self.rewarming = None
+        self.pace = None  # of one of several ranks (guardian_pace.py)
 
     def doing(self):
         """What an exception interrupts."""
@@ -398,6 +399,8 @@ class Companion:
     def on_pre_optimizer_step(self, _args, _state, _control, **_):
         if self.loop is not None:
             self.loop.optimizing = True
+            if self.loop.pace is not None:
+                self.loop.pace.begins()
 
     @guarded
     def on_optimizer_step(self, _args, _state, _control, **_):
@@ -495,6 +498,8 @@ class Companion:
             **batch_facts(self.trainer, args, loader),
             **(known(self.inner_facts, args, loader) or {}),
         )
+        if args.world_size > 1:
+            self.loop.pace = beside("guardian_pace").Pace()
 
     def inner_facts(self, args, loader):
         """What no command line may tell of this training."""
@@ -564,7 +569,8 @@ class Companion:
         self.loop.at_work = known(lambda: trainer.state.global_step + 1)
         if getattr(model, "_compiled_call_impl", None) is not None:
             return None  # compiled in place: a hook would be traced, and could break the job's full graph
-        return model.register_forward_pre_hook(self.forward_entered, with_kwargs=True)
+        hook = model.register_forward_pre_hook(self.forward_entered, with_kwargs=True)
+        return hook if self.loop.pace is None else known(self.loop.pace.watch, model, hook) or hook
 
     @guarded
     def forward_entered(self, model, args, kwargs):
@@ -606,7 +612,8 @@ class Companion:
         if loop is not None:
             tally, loop.tally = loop.tally, Tally()
             lr = {} if loop.lr is None else {"lr": loop.lr}
-            self.heartbeat.tell("step", step=step, **tally.facts(), **lr, **loop.losses(step))
+            own = {} if loop.pace is None else known(loop.pace.told, step) or {}
+            self.heartbeat.tell("step", step=step, **tally.facts(), **lr, **loop.losses(step), **own)
 
     @guarded
     def step_is_over(self):
@@ -711,6 +718,8 @@ class Companion:
             return None
         before, self.loop.phase = self.loop.phase, phase
         if before != phase:
+            if self.loop.pace is not None:
+                self.loop.pace.interrupted()
             self.heartbeat.tell("phase", phase=phase, step=state.global_step)
         return before
 
