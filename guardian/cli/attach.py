@@ -13,6 +13,7 @@ from guardian.core.reporting import report
 from guardian.core.run import Finished
 from guardian.core.wire import JOB_LOG
 from guardian.host import joblogs, story
+from guardian.host.logged import with_logged
 from guardian.host.standing import Onlooker
 from guardian.ui.narrating import narrate
 from guardian.ui.plain import Terminal
@@ -104,7 +105,7 @@ class _Follower:
 def _report(folder: RunFolder, width: int, *, color: bool) -> str:
     from guardian.ui.report import render
 
-    return render(report(story.load(folder)), width, color)
+    return render(report(with_logged(story.load(folder), folder)), width, color)
 
 
 def _recent(log: joblogs.JobLog) -> int:

@@ -8,6 +8,7 @@ import sys
 from guardian.cli import choosing, parsing
 from guardian.core.reporting import as_json, report
 from guardian.host import story
+from guardian.host.logged import with_logged
 
 EXAMPLE = """example:
   guardian report night1"""
@@ -20,7 +21,8 @@ def main(argv: list[str]) -> int:
     parsing.add_run_dir(options)
     parsing.add_json(options)
     chosen = options.parse_args(argv)
-    told = report(story.load(choosing.choose(chosen.run_dir, chosen.run)))
+    folder = choosing.choose(chosen.run_dir, chosen.run)
+    told = report(with_logged(story.load(folder), folder))
     if chosen.json:
         sys.stdout.write(json.dumps(as_json(told), indent=1) + "\n")
         return 0

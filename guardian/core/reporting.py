@@ -9,16 +9,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from guardian.core import effects, lineage, shrinking
+from guardian.core import curves, effects, lineage, shrinking, throughput
 from guardian.core import events as ev
 from guardian.core.certificate import Verdict, certify, count
 from guardian.core.diagnosing import remark
+from guardian.core.faults import faults
 from guardian.core.masking import mask, mask_argv, mask_value
 from guardian.core.run import Finished
 from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
     from guardian.core.certificate import Certificate
+    from guardian.core.curves import Curve
+    from guardian.core.faults import Fault
     from guardian.core.lineage import Stretch
     from guardian.core.run import Attempt, Run
 
@@ -85,6 +88,14 @@ class Report:
     """The command to go on with, masked; None: nothing to do."""
     losses: tuple[tuple[tuple[int, float], ...], ...]
     """(step, loss) for each attempt, not a number where it was none."""
+    curves: tuple[Curve, ...] = ()
+    """What else is known of the steps that survived."""
+    faults: tuple[Fault, ...] = ()
+    """Where attempts ended although the training was not over."""
+    speed: throughput.Speed | None = None
+    stragglers: tuple[throughput.Straggler, ...] = ()
+    pace: tuple[str, ...] = ()
+    """What should be known of how fast it goes, in words."""
     remark: str | None = None
     """What must be said of an end that was accepted although nobody knows its reason."""
     failed_edits: tuple[str, ...] = ()
@@ -104,6 +115,7 @@ def report(run: Run) -> Report:
     outcome = state.outcome if state else ev.Outcome.RUNNING
     certificate = certify(run)
     wall_s = max(0.0, (run.finished_wall or run.heard_wall) - run.created_wall)
+    attempts = tuple(_attempt(run, line, at) for at in range(len(line)))
     return Report(
         run=run.created.run,
         name=run.created.name,
@@ -116,14 +128,19 @@ def report(run: Run) -> Report:
         goodput=_goodput(line, wall_s),
         steps_done=lineage.steps_done(run),
         max_steps=next((a.max_steps for a in reversed(run.attempts) if a.max_steps is not None), None),
-        attempts=tuple(_attempt(run, line, at) for at in range(len(line))),
+        attempts=attempts,
         certificate=certificate,
         skipped_checkpoints=tuple({path: why for a in run.attempts for path, why in a.plan.passed_over}.items()),
         unpinned_checkpoints=_unpinned(run),
         guardian_restarts=max(0, len(run.supervisors) - 1),
         blind=_blind(run),
         next_argv=_next_argv(run, outcome),
-        losses=tuple(_losses(a) for a in run.attempts),
+        losses=tuple(curves.losses(a) for a in run.attempts),
+        curves=curves.curves(run),
+        faults=faults(attempts),
+        speed=throughput.speed(run),
+        stragglers=throughput.latest_stragglers(run),
+        pace=tuple(remark.text for remark in throughput.remarks(run)),
         remark=remark(run, run.attempt) if run.attempt else None,
         failed_edits=tuple(_text(one) for one in effects.failed(run)),
         smaller=tuple(_text(one) for one in shrinking.reasons(run)),
@@ -259,12 +276,6 @@ def _cost_s(line: tuple[Stretch, ...], at: int) -> float | None:
 # --- the rest ----------------------------------------------------------------------------------------------------
 
 
-def _losses(attempt: Attempt) -> tuple[tuple[int, float], ...]:
-    """As the companion read them at each step, else as the trainer logged them."""
-    read = tuple((s.step, s.loss) for s in attempt.steps if s.loss is not None)
-    return read or tuple((x.step, x.loss) for x in attempt.logged if x.step is not None and x.loss is not None)
-
-
 def _unpinned(run: Run) -> tuple[tuple[str, str], ...]:
     pins = [a.pinned for a in run.attempts if a.pinned is not None and a.pinned.pin is None]
     return tuple({pin.source: pin.why or "no reason given" for pin in pins}.items())
@@ -366,7 +377,9 @@ def as_json(told: Report) -> dict[str, object]:
         "max_steps": told.max_steps,
         "wall_s": round(told.wall_s, 3),
         "goodput": _rounded(told.goodput, 4),
-        "attempts": [_attempt_json(a) for a in told.attempts],
+        "attempts": [_attempt_json(a, told.faults) for a in told.attempts],
+        "throughput": _speed_json(told.speed) if told.speed else None,
+        "stragglers": [_straggler_json(one) for one in told.stragglers],
         "effective_batch": certificate.effective_batch,
         "certificate": {
             "verdict": certificate.verdict.value,
@@ -386,7 +399,7 @@ def as_json(told: Report) -> dict[str, object]:
     }
 
 
-def _attempt_json(one: AttemptReport) -> dict[str, object]:
+def _attempt_json(one: AttemptReport, known: tuple[Fault, ...]) -> dict[str, object]:
     return {
         "number": one.number,
         "began": one.began,
@@ -396,11 +409,53 @@ def _attempt_json(one: AttemptReport) -> dict[str, object]:
         "resume_step": one.resume_step,
         "cause": _cause_json(one.cause) if one.cause else None,
         "end": one.end,
+        "faults": [_fault_json(fault) for fault in known if fault.attempt == one.number],
         "edits": [{"knob": e.knob, "old": e.old, "new": e.new, "kind": e.kind} for e in one.edits],
         "not_tried": list(one.not_tried),
         "lost_steps": one.lost_steps,
         "seconds": _rounded(one.seconds, 3),
         "cost_s": _rounded(one.cost_s, 3),
+    }
+
+
+def _fault_json(fault: Fault) -> dict[str, object]:
+    return {
+        "step": fault.step,
+        "class": fault.id,
+        "variant": fault.variant,
+        "title": fault.title,
+        "resumed_step": fault.resumed_step,
+        "edits": [edit.knob for edit in fault.edits],
+    }
+
+
+def _speed_json(speed: throughput.Speed) -> dict[str, object]:
+    def window(one: throughput.Window) -> dict[str, object]:
+        return {
+            "attempt": one.attempt,
+            "first_step": one.first,
+            "last_step": one.last,
+            "step_s": _rounded(one.seconds, 4),
+            "tokens_per_s": _rounded(one.tokens_s, 1),
+        }
+
+    return {
+        "first": window(speed.begun),
+        "now": window(speed.now),
+        "share": round(speed.share, 3),
+        "declined": speed.declined,
+        "changed": list(speed.changed),
+    }
+
+
+def _straggler_json(one: throughput.Straggler) -> dict[str, object]:
+    return {
+        "rank": one.rank,
+        "attempt": one.attempt,
+        "behind_s": round(one.behind_s, 4),
+        "step_s": round(one.step_s, 4),
+        "late_steps": one.late,
+        "steps": one.steps,
     }
 
 

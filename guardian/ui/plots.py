@@ -1,7 +1,8 @@
-"""A loss curve in characters: braille where the terminal can show it, ASCII elsewhere. No state, no colors.
+"""Curves in characters: braille and blocks where the terminal can show them, ASCII elsewhere. No state, no colors.
 
 Every column shows the mean of its steps; columns between two steps are drawn as a line. Losses that are not a
-number leave a hole and a mark on the axis, and so does every restart.
+number leave a hole and a mark on the axis, and so does every step from which an attempt went on. Letters below the axis
+stand where attempts ended; the other curves are a row each, over the same steps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 LABEL_WIDTH = 10
+RANGE_WIDTH = 20
+"""Behind the curves of one row, where there is room: from where to where they go."""
+RANGE_FROM = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +32,48 @@ class Marks:
     corner: str
     floor: str
     restart: str
+    edited: str
+    """A restart with other settings."""
     hole: str
+    levels: str
+    """Of a curve of one row, from low to high."""
 
 
-BRAILLE = Marks(dots=(2, 4), tick="┤", wall="│", corner="└", floor="─", restart="▲", hole="×")  # noqa: RUF001 - meant
-ASCII = Marks(dots=(1, 1), tick="+", wall="|", corner="+", floor="-", restart="^", hole="x")
+BRAILLE = Marks((2, 4), "┤", "│", "└", "─", restart="▲", edited="◆", hole="×", levels="▁▂▃▄▅▆▇█")  # noqa: RUF001 - meant
+ASCII = Marks((1, 1), "+", "|", "+", "-", restart="^", edited="#", hole="x", levels=".:-=o*%@")
 
 # Unicode 15.0, section 21.1: the bits of the eight dots, by column and row.
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What is marked besides the curve."""
+
+    ended: tuple[tuple[int, str], ...] = ()
+    """(step, letter of the cause) where attempts ended."""
+    resumed: tuple[tuple[int, bool], ...] = ()
+    """(step, whether settings were changed) where attempts went on."""
+
+
 def loss_curve(
-    attempts: Sequence[Sequence[tuple[int, float]]], *, width: int, height: int, marks: Marks = BRAILLE
+    attempts: Sequence[Sequence[tuple[int, float]]],
+    *,
+    width: int,
+    height: int,
+    marks: Marks = BRAILLE,
+    happened: Happened | None = None,
+    others: Sequence[tuple[str, Sequence[tuple[int, float]]]] = (),
 ) -> list[str]:
     """The lines of a plot at most `width` wide, `height` rows high plus axis and labels; none without two points.
 
     A step that ran again is drawn as it was in the last attempt that ran it.
     """
+    happened = happened or Happened(resumed=tuple((attempt[0][0], False) for attempt in attempts[1:] if attempt))
     points = sorted({step: _bounded(loss) for attempt in attempts for step, loss in attempt}.items())
     losses = [loss for _, loss in points if math.isfinite(loss)]
-    columns = width - LABEL_WIDTH - 1
+    ranged = bool(others) and width >= RANGE_FROM
+    columns = width - LABEL_WIDTH - 1 - RANGE_WIDTH * ranged
     if len(losses) < 2 or points[-1][0] == points[0][0] or height < 2:
         return []
     if columns < max(8, len(f"{points[0][0]} {points[-1][0]}")):
@@ -63,15 +89,52 @@ def loss_curve(
         for at, text in enumerate(body)
     ]
     place = _places(points, columns)
-    starts = [attempt[0][0] for attempt in attempts[1:] if attempt]
-    if len(starts) > columns // 4:
-        starts = []  # a mark at every place tells nothing
+    # A mark at every place tells nothing.
+    resumed = happened.resumed if len(happened.resumed) <= columns // 4 else ()
     holes = [step for step, loss in points if not math.isfinite(loss)]
+    axis = _axis(columns, [(place(step), changed) for step, changed in resumed], map(place, holes), marks)
+    below = _letters(columns, [(place(step), letter) for step, letter in happened.ended])
     return [
         *(line.rstrip() for line in lines),
-        " " * LABEL_WIDTH + marks.corner + _axis(columns, map(place, starts), map(place, holes), marks),
+        " " * LABEL_WIDTH + marks.corner + axis,
+        *([" " * (LABEL_WIDTH + 1) + below] if below else []),
         " " * (LABEL_WIDTH + 1) + _ends(points[0][0], points[-1][0], columns),
+        *(_strip(name, values, place, marks, ranged=ranged) for name, values in others),
     ]
+
+
+def _letters(columns: int, ended: Sequence[tuple[int, str]]) -> str:
+    """Where several attempts ended, the cause of most of them."""
+    at_column: dict[int, list[str]] = {}
+    for at, letter in ended:
+        at_column.setdefault(at, []).append(letter)
+    row = [max(found, key=found.count) if (found := at_column.get(at)) else " " for at in range(columns)]
+    return "".join(row).rstrip()
+
+
+def _strip(name: str, values: Sequence[tuple[int, float]], place: _Places, marks: Marks, *, ranged: bool) -> str:
+    """A curve of one row: where nothing was logged between two points the earlier one stands."""
+    found: dict[int, list[float]] = {}
+    for step, value in values:
+        if place.first <= step <= place.last:
+            found.setdefault(place(step), []).append(_bounded(value))
+    means = {at: sum(column) / len(column) for at, column in found.items()}
+    finite = [mean for mean in means.values() if math.isfinite(mean)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    row, last = [" "] * place.columns, " "
+    for at in range(min(means, default=0), max(means, default=-1) + 1):
+        if at in means:
+            last = _level(means[at], low, high, marks)
+        row[at] = last
+    span = f" {low:.3g} to {high:.3g}" if ranged and finite else ""
+    return f"{name:>{LABEL_WIDTH - 1}} {marks.wall}{''.join(row)}{span}".rstrip()
+
+
+def _level(value: float, low: float, high: float, marks: Marks) -> str:
+    if not math.isfinite(value):
+        return marks.hole
+    share = (value - low) / (high - low) if high > low else 0.5
+    return marks.levels[min(len(marks.levels) - 1, int(share * len(marks.levels)))]
 
 
 def _bounded(loss: float) -> float:
@@ -142,12 +205,13 @@ def _row(grid: list[list[bool]], row: int, columns: int, marks: Marks) -> str:
     return "".join(cells)
 
 
-def _axis(columns: int, restarts: Iterable[int], holes: Iterable[int], marks: Marks) -> str:
+def _axis(columns: int, resumed: Iterable[tuple[int, bool]], holes: Iterable[int], marks: Marks) -> str:
     floor = [marks.floor] * columns
     for at in holes:
         floor[at] = marks.hole
-    for at in restarts:
-        floor[at] = marks.restart
+    for at, changed in resumed:
+        # A plain restart at the same place does not hide that something was changed.
+        floor[at] = marks.edited if changed or floor[at] == marks.edited else marks.restart
     return "".join(floor)
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from guardian.core.reporting import summary
 from guardian.ui import wording
-from guardian.ui.plots import loss_curve
+from guardian.ui.marks import happened, heading, legend
+from guardian.ui.plots import BRAILLE, loss_curve
 from guardian.ui.text import clean, duration, is_utf8, narrow
 
 if TYPE_CHECKING:
@@ -50,9 +51,11 @@ def markdown(told: Report) -> str:
         lines.append(f"- {fact.label}: {_plain(fact.lines[0])}")
         lines += [f"  - {_plain(line)}" for line in fact.lines[1:]]
     lines += ["", *_attempts(told)]
-    curve = loss_curve(told.losses, width=PAGE_WIDTH, height=8)
+    others = [(one.name, one.points) for one in told.curves]
+    curve = loss_curve(told.losses, width=PAGE_WIDTH, height=8, happened=happened(told), others=others)
     if curve:
-        lines += ["", "Loss:", "", "```", *curve, "```"]
+        means = [line.replace("`", "'") for line in legend(told, PAGE_WIDTH)]
+        lines += ["", f"Loss{heading(curve[8], BRAILLE)}:", "", "```", *curve, *means, "```"]
     if told.next_argv:
         lines += ["", f"Go on with: {_code(shlex.join(told.next_argv))}"]
     return "\n".join([*lines, "", _plain(clean(summary(told), 1000))]) + "\n"

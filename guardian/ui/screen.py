@@ -15,6 +15,7 @@ from rich.text import Text
 
 from guardian.core.reporting import summary
 from guardian.ui import wording
+from guardian.ui.marks import happened, heading, legend
 from guardian.ui.plots import ASCII, BRAILLE, loss_curve
 from guardian.ui.text import clean, duration
 
@@ -95,11 +96,17 @@ def _next(argv: tuple[str, ...]) -> Text:
 
 def _curve(told: Report, width: int, marks: Marks) -> RenderableType | None:
     height = CURVE_HEIGHT if len(told.attempts) <= ROOMY else CURVE_HEIGHT - 2
-    lines = loss_curve(told.losses, width=width - 1, height=height, marks=marks)
+    others = [(one.name, one.points) for one in told.curves]
+    signs = happened(told)
+    lines = loss_curve(told.losses, width=width - 1, height=height, marks=marks, happened=signs, others=others)
     if not lines:
         return None
-    legend = f", {marks.restart} where an attempt went on" if marks.restart in lines[-2] else ""
-    return Text("\n".join([f"{INDENT}loss{legend}", *lines]))
+    axis = lines[height]
+    return Text(
+        "\n".join([f"{INDENT}loss{heading(axis, marks)}", *lines, *(INDENT + x for x in legend(told, width - 6))]),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
 
 
 # --- the attempts ------------------------------------------------------------------------------------------------

@@ -153,6 +153,7 @@ def _proof(told: Report, most: int) -> Iterator[Fact]:
 
 
 def _remarks(told: Report, most: int) -> Iterator[Fact]:
+    yield Fact("pace", _few(told.pace, most), "yellow")
     yield Fact("not in force", _few(told.failed_edits, most), "red")
     yield Fact("smaller batch", _few(told.smaller, most))
     yield Fact("passed over", _few([f"{path}: {why}" for path, why in told.skipped_checkpoints], most))

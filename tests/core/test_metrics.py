@@ -61,7 +61,10 @@ def test_nan_is_read_as_nan():
         (b"Train: 1%|| 1/9 [00:00<?, ?it/s]\rTrain: 2%|| 2/9 [00:01<00:02, 1.1s/it]", Numbers(2, 9)),
         (b" 50%|#### | 6/12 [01:02<01:03]\r   \r{'loss': '1.5'}\r 50%|## | 6/12 [01:02<01:03]", Numbers(6, 12, 1.5)),
         (b'{"loss": 2.0, "global_step/max_steps": "10/12"}', Numbers(10, 12, 2.0)),
-        (b"rank 0: {'loss': '3', 'global_step/max_steps': '7/9', 'memory(GiB)': 1.5} and more", Numbers(7, 9, 3.0, memory_gib=1.5)),
+        (
+            b"rank 0: {'loss': '3', 'global_step/max_steps': '7/9', 'memory(GiB)': 1.5} and more",
+            Numbers(7, 9, 3.0, memory_gib=1.5),
+        ),
         (b"{'loss': '3', 'global_step/max_steps': '7/9'}\rTrain: 78%|## | 7/9 [00:01<00:02]", Numbers(7, 9, 3.0)),
         (b"{'loss': '3', 'global_step/max_steps': '7/9'}\r100%|#### | 8/8 [00:01<00:00]", Numbers(7, 9, 3.0)),
     ],

@@ -113,6 +113,20 @@ def test_a_trainer_killed_twice_in_the_middle_of_a_step_finishes_the_same_traini
     assert 4 == report["certificate"]["replayed_steps"]
     assert all("SIGKILL" in a["cause"]["title"] for a in report["attempts"][:2])
     same_training(guarded, one_rank)
+    marked_at_their_steps(guarded, report)
+
+
+def marked_at_their_steps(guarded, report):
+    """The report names the last steps before the kills, and its curve has their marks there, and where it went on."""
+    faults = [fault for attempt in report["attempts"] for fault in attempt["faults"]]
+    assert [(6, 4), (10, 8)] == [told(fault, "step", "resumed_step") for fault in faults]
+    lines = guarded.call("report", guarded.name).stdout.split("\n")
+    at = next(at for at, line in enumerate(lines) if line.startswith((f"{'':10}└─", f"{'':10}+-")))
+    axis, letters = lines[at][11:], lines[at + 1][11:]
+    places = [round((step - 1) / (STEPS - 1) * (len(axis) - 1)) for step in (6, 10, 4, 8)]
+    assert ["A", "A"] == [letters[place] for place in places[:2]]
+    assert {axis[place] for place in places[2:]} <= {"▲", "^"}
+    assert 2 == letters.count("A")
 
 
 def test_one_of_two_ranks_killed_takes_its_tree_along_and_the_run_finishes(disturbed, two_ranks):

@@ -61,7 +61,7 @@ def screen(run, width=100, *, color=False, encoding="utf-8"):
     return render(report(run), width, color, encoding)
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 160])
+@pytest.mark.parametrize("width", [60, 80, 100, 160, 200])
 @pytest.mark.parametrize("night", NIGHTS)
 def test_every_night_is_one_screen(night, width):
     """At most some forty lines, none wider than asked for; what is there to be copied or found is not broken."""
