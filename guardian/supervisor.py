@@ -309,11 +309,19 @@ class Supervisor:
         self.take(event)
         self._attend(event)
 
+    def _miss_gpus(self, hello: ev.Hello) -> None:
+        """Say once that a job trains on GPUs which nobody can look at."""
+        if self._probe is None and self._probed and (hello.device or "").startswith("cuda"):
+            lost = ev.SourceLost("the GPUs", "the job trains on cuda, and no library of NVML is found here")
+            if lost not in self.run.lost:
+                self.take(lost)
+
     def _attend(self, event: ev.Event) -> None:
         """What follows at once from what was heard, whatever is decided."""
         if isinstance(event, ev.Hello):
             self._know_rank(event)
             self._watch_checkpoints(event)
+            self._miss_gpus(event)
         if isinstance(event, ev.JobStarted):
             self._watch_gpus()
         if isinstance(event, ev.Hit | ev.Logged):
@@ -561,7 +569,7 @@ class Supervisor:
         if name.startswith("gpu_"):
             from guardian.core.gpus import now  # noqa: PLC0415 - few runs wait for one
 
-            return now(self.run, name)
+            return now(self.run, name, self._outlook.clock.wall())
         return dict(machine.facts(self._places())).get(name)
 
     def _look(self, attempt: int) -> bool:

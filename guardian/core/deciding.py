@@ -256,6 +256,8 @@ def _awaited(attempt: Attempt, awaits: tuple[str, str, float], until: float, now
     looked = attempt.measured
     if looked is not None and Comparison(name, operator, number).holds({name: looked[1].value}):
         return Launch(attempt.plan)
+    if looked is not None and looked[1].value is None and name.startswith("gpu_"):
+        return Launch(attempt.plan)  # the GPUs are read no more: nobody would see them become free
     if looked is not None and now >= until:
         seen = "unknown" if looked[1].value is None else f"{looked[1].value:.0f}"
         text = f"{attempt.plan.reason}: waited for {name} {operator} {number:g}, and it is still {seen}"

@@ -58,7 +58,8 @@ def judge(run: Run, attempt: Attempt, policy: Gpu, now: float) -> Clear | Later 
         return Clear()
     seen, draining = run.gpus_seen, isinstance(run.state, stands.Draining)
     if seen is None or seen.wall <= ended:
-        return Later(ended + LOOK_WITHIN_S) if now < ended + LOOK_WITHIN_S else _over(draining=draining, still=())
+        fresh = ended <= now < ended + LOOK_WITHIN_S  # a clock that was set back keeps no launch waiting
+        return Later(ended + LOOK_WITHIN_S) if fresh else _over(draining=draining, still=(), number=attempt.number)
     still = held(run, policy.drain_tolerance_mib)
     if not isinstance(run.state, stands.Draining):
         begun = ev.DrainBegun(attempt.number, still, now + policy.drain_wait_s)
@@ -68,7 +69,7 @@ def judge(run: Run, attempt: Attempt, policy: Gpu, now: float) -> Clear | Later 
     return _reap(attempt, now) or Later(run.state.until)
 
 
-def _over(*, draining: bool, still: tuple[str, ...], number: int = 0) -> Clear | Say:
+def _over(*, draining: bool, still: tuple[str, ...], number: int) -> Clear | Say:
     return Say(ev.Drained(number, still)) if draining else Clear()
 
 

@@ -39,6 +39,8 @@ SAFE_S = 60.0
 """What is left to a planned save before the memory is full: so many steps, and the steps of so long."""
 SAFE_SHARE = 0.03
 """Of the card: evaluation and the save itself take a little more than a step."""
+STALE_S = 60.0
+"""Readings that are older say nothing of now."""
 SURVIVED_S = 10.0
 """A step so long after a fault: the job went on. A lost card is never survived."""
 GRAVITY = ("lost", "hardware", "program")
@@ -168,7 +170,7 @@ def full_soon(attempt: Attempt, step_s: float | None) -> tuple[str, tuple[tuple[
     left = max(0.0, room) / rate
     to_go = (attempt.max_steps or 0) - attempt.last_step
     safe = max(float(SAFE_STEPS), SAFE_S / step_s if step_s else 0.0)
-    if left > safe or 0 < to_go <= left + safe:
+    if left > safe or 0 < to_go <= left:
         return None
     why = f"the job's memory on GPU {use.index} climbs by {rate:.1f} MiB a step and is full in about {left:.0f} steps"
     return why, (("gpu_leak_mib_per_step", round(rate, 3)),)
@@ -225,17 +227,26 @@ def facts(run: Run, attempt: Attempt) -> dict[str, float | str | None]:
     }
 
 
-def now(run: Run, name: str) -> float | None:
+def now(run: Run, name: str, wall: float) -> float | None:
     """A fact that a launch waits for, as it is now, while no process of ours lives; None: unknown."""
     seen = run.gpus_seen
-    if seen is None or name not in ("gpu_foreign_mib", "gpu_foreign_share"):
+    if seen is None or wall - seen.wall > STALE_S or name not in ("gpu_foreign_mib", "gpu_foreign_share"):
         return None
+    told = [
+        (card.used_mib, card.total_mib)
+        for card in _cards(run, seen.cards)
+        if card.used_mib is not None and card.total_mib and not card.mig
+    ]
+    if not told:
+        return None
+    return max(mib for mib, _ in told) if name == "gpu_foreign_mib" else max(mib / total for mib, total in told)
+
+
+def _cards(run: Run, shown: tuple[Card, ...]) -> list[Card]:
+    """Those that the job was seen to use; else those that it may see."""
     used = {one.uuid for attempt in run.attempts for one in attempt.gpus if one.ours}
-    told = [one for one in seen.cards if one.uuid in used and one.used_mib is not None and one.total_mib]
-    if not told or len(told) < len(used):
-        return None
-    held_mib = [(one.used_mib or 0.0, one.total_mib or 1.0) for one in told]
-    return max(mib for mib, _ in held_mib) if name == "gpu_foreign_mib" else max(mib / total for mib, total in held_mib)
+    environment = dict(run.created.env)
+    return [one for one in shown if (one.uuid in used if used else visible(environment, one.index, one.uuid))]
 
 
 def _share(part: float | None, whole: float | None) -> float | None:
@@ -267,13 +278,7 @@ def held(run: Run, tolerance_mib: float) -> tuple[str, ...]:
     if run.gpus_seen is None:
         return ()
     known = dict(run.gpu_baseline)
-    used = {one.uuid for attempt in run.attempts for one in attempt.gpus if one.ours}
-    environment = dict(run.created.env)
-    cards = [
-        card
-        for card in run.gpus_seen.cards
-        if card.uuid in known and (card.uuid in used if used else visible(environment, card.index, card.uuid))
-    ]
+    cards = [card for card in _cards(run, run.gpus_seen.cards) if card.uuid in known]
     return tuple(_held(cards, known, tolerance_mib, host_pids=run.gpus_seen.host_pids))
 
 

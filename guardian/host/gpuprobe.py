@@ -283,6 +283,9 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 - whatever keeps it from reading is told, and nothing else follows
         say({"ev": "none", "why": f"NVML cannot be read: {error or type(error).__name__}"})
         return 0
+    if not reader.handles:
+        say({"ev": "none", "why": "NVML knows of no GPU here"})
+        return 0
     kernel = KernelLog()
     say(reader.hello())
     while True:

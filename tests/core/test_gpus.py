@@ -8,7 +8,7 @@ import pytest
 from guardian.core import cards, gpus
 from guardian.core import events as ev
 from guardian.core import run as stands
-from guardian.core.deciding import AskSave, BeginStop, Launch, Reap, SendSignal, Tell, Wait, decide
+from guardian.core.deciding import AskSave, BeginStop, Launch, Measure, Reap, SendSignal, Tell, Wait, decide
 from guardian.core.facts import FACTS, facts_of
 from guardian.core.planning import Terms
 from guardian.core.policy import Gpu, Policy
@@ -209,7 +209,7 @@ def test_the_job_is_asked_to_save_and_not_only_ended():
 
 @pytest.mark.parametrize(
     "rate, total, ranks_heard",
-    [(20.0, 10_000, True), (57.0, 396, True), (0.0, 10_000, True), (57.0, 10_000, False)],
+    [(20.0, 10_000, True), (50.0, 420, True), (0.0, 10_000, True), (57.0, 10_000, False)],
     ids=["far from full", "done before it is full", "no climb", "nobody could save"],
 )
 def test_no_save_is_planned_without_need(rate, total, ranks_heard):
@@ -345,6 +345,27 @@ def test_readings_from_before_the_end_are_no_readings():
 
     assert Wait(NOW - 5) == next_step(old, NOW - 8)
     assert isinstance(next_step(old, NOW), Launch)
+
+
+def test_a_clock_that_was_set_back_keeps_no_launch_waiting():
+    """The end of the attempt before lies in the future then, and every reading before it."""
+    whole = replace(relaunch(9000.0, wall=NOW - 7200), state=stands.Paused(NOW - 7200))
+
+    assert isinstance(next_step(whole, NOW - 7199), Launch)
+
+
+def test_what_a_launch_waits_for_is_read_off_the_newest_readings():
+    """Unknown where they are old, and a job waits for nothing that nobody can see."""
+    whole = relaunch(12000.0, (OTHER, 11000.0))
+    awaits = ("gpu_foreign_share", "<", 0.05)
+    waiting = replace(whole.attempts[1], plan=replace(whole.attempts[1].plan, awaits=awaits))
+    paused = replace(whole, attempts=(whole.attempts[0], waiting), state=stands.Paused(NOW + 600))
+    blind = replace(waiting, measured=(NOW, ev.Measured(2, "gpu_foreign_share", None)))
+
+    assert (12000.0, 0.5) == tuple(gpus.now(whole, n, NOW) for n in ("gpu_foreign_mib", "gpu_foreign_share"))
+    assert None is gpus.now(whole, "gpu_foreign_mib", NOW + 120)
+    assert Measure(2, "gpu_foreign_share") == next_step(paused)
+    assert isinstance(next_step(replace(paused, attempts=(whole.attempts[0], blind))), Launch)
 
 
 def test_without_a_first_look_nothing_is_waited_for():
