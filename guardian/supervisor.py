@@ -274,9 +274,12 @@ class Supervisor:
                 self.take(replace(event, attempt=attempt.number))
                 self._suspect(attempt.number)
             return
-        from guardian.core.gpus import baseline  # noqa: PLC0415 - the first launch does not wait for it
+        from guardian.core.cards import readings  # noqa: PLC0415 - the first launch does not wait for it
+        from guardian.core.gpus import baseline  # noqa: PLC0415 - as above
 
         self.take(replace(event, attempt=attempt.number))
+        if self._sampler is not None:
+            self._sampler.give(readings(event.cards))
         first = baseline(self.run, event)
         if first:
             self.take(ev.GpuBaseline(attempt.number, first))

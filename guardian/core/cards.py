@@ -5,9 +5,10 @@ Pure: a line of the probe (host/gpuprobe.py has the format) in, a value out.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from guardian.core.values import dataclass
 
@@ -117,6 +118,8 @@ _NUMBERS = (
 )  # fmt: skip
 SAMPLED = _NUMBERS[:10]
 """What changes from second to second, and is worth a curve."""
+READINGS_MOST = 16
+"""Cards; whoever keeps curves keeps others' too."""
 CARDS_MOST = 64
 HOLDERS_MOST = 256
 
@@ -144,12 +147,11 @@ def parse(line: bytes) -> Said | None:
     return None
 
 
-def rows(seen: Seen) -> tuple[dict[str, object], ...]:
-    """The readings that change all the time, a row for each card, for whoever keeps curves; without unknown ones."""
-    return tuple(
-        {"gpu": card.index} | {name: value for name in SAMPLED if (value := getattr(card, name)) is not None}
-        for card in seen.cards
-    )
+def readings(shown: Iterable[Card]) -> dict[str, float]:
+    """What changes all the time, `gpu0_power_w` and the like, for whoever keeps curves; without what is unknown."""
+    few = itertools.islice(shown, READINGS_MOST)
+    named = {f"gpu{card.index}_{name}": getattr(card, name) for card in few for name in SAMPLED}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _card(told: Mapping[str, object]) -> Card:

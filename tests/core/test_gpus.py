@@ -64,7 +64,7 @@ def test_a_reading_that_is_missing_is_unknown():
 
     assert cards.Seen(1.5, (cards.Card(0, "u", used_mib=5.0),)) == told
     assert None is told.cards[0].utilisation
-    assert ({"gpu": 0, "used_mib": 5.0},) == cards.rows(told)
+    assert {"gpu0_used_mib": 5.0} == cards.readings(told.cards)
 
 
 @pytest.mark.parametrize(

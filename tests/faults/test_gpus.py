@@ -218,4 +218,5 @@ def test_a_leak_is_met_by_a_save_and_a_new_start_before_the_memory_is_full(guard
     assert ("cuda_oom", "leak") == tuple(report["attempts"][0]["cause"][k] for k in ("class", "variant"))
     assert [0, 0] == [attempt["lost_steps"] for attempt in report["attempts"]]
     assert "proved" == report["certificate"]["verdict"]
+    assert "gpu0_power_w" in (one.run_folder.attempt_dir(1) / "metrics.jsonl").read_text()
     assert not [e for e in report["attempts"][1]["edits"] if e["kind"] != "resume"]
