@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardian.cli import parsing
+from guardian.core import figures
 from guardian.core import run as stands
 from guardian.core.values import dataclass
 from guardian.core.wire import socket_name
 from guardian.errors import GuardianError
-from guardian.host import control, keeping, registry, runs, standing
+from guardian.host import control, keeping, metricsfile, registry, runs, standing
 from guardian.ui.plain import printable
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Row:
     silence_budget_s: float | None
     folder: str
     problem: str | None = None
+    host: dict[str, float] | None = None
+    """Figures of the living attempt as they were last (core/figures.py); `at` is when, in wall seconds."""
     family: str | None = None
     """The framework whose command it is; `inside`: the training itself told what the command does not."""
 
@@ -108,6 +111,9 @@ def _row(folder: RunFolder, *, remember: bool) -> Row:
         silence_budget_s=None,
         folder=str(folder.path),
         family=run.family,
+        host=figures.latest(metricsfile.last(folder.attempt_dir(attempt.number) / metricsfile.NAME))
+        if lives and attempt
+        else None,
     )
 
 
@@ -136,7 +142,13 @@ def _line(row: Row) -> str:
     number = f"attempt {row.attempt}" if row.attempt else "no attempt"
     folder = Path(row.folder)
     where = "" if folder.parent == parsing.RUNS.absolute() else f" ({folder})"
-    return f"{row.run}: {_in_words(row.state)}, {number}, {steps}{cause}{where}"
+    return f"{row.run}: {_in_words(row.state)}, {number}, {steps}{cause}{_host(row.host or {})}{where}"
+
+
+def _host(known: dict[str, float]) -> str:
+    """What of the figures is worth a word."""
+    held, room = figures.memory(known), figures.disk(known)
+    return (f", memory {held}" if held else "") + (f", disk {room}" if room else "")
 
 
 def _in_words(state: str) -> str:

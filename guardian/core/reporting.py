@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from guardian.core import curves, effects, lineage, shrinking, throughput
+from guardian.core import curves, effects, figures, lineage, shrinking, throughput
 from guardian.core import events as ev
 from guardian.core.certificate import Verdict, certify, count
 from guardian.core.diagnosing import remark
@@ -55,6 +55,8 @@ class AttemptReport:
     """From the launch until its last process was gone, or until now."""
     cost_s: float | None
     """Seconds between its last step that counts and the first step of the attempt after it."""
+    host: tuple[tuple[str, float], ...] = ()
+    """Figures of its last seconds (core/figures.py); none while it lives, and where nothing could be measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,7 @@ def _attempt(run: Run, line: tuple[Stretch, ...], at: int) -> AttemptReport:
         lost_steps=one.lost,
         seconds=None if began is None else max(0.0, over - began),
         cost_s=_cost_s(line, at),
+        host=tuple(figures.at_the_end(dict(attempt.ended.facts)).items()) if attempt.ended else (),
     )
 
 
@@ -415,6 +418,7 @@ def _attempt_json(one: AttemptReport, known: tuple[Fault, ...]) -> dict[str, obj
         "lost_steps": one.lost_steps,
         "seconds": _rounded(one.seconds, 3),
         "cost_s": _rounded(one.cost_s, 3),
+        "host": {name: _rounded(value, 3) for name, value in one.host},
     }
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from guardian.core import figures
 from guardian.core.certificate import Verdict, count, spell
 from guardian.core.events import Outcome
 from guardian.core.values import dataclass
@@ -133,6 +134,17 @@ def _measures(told: Report) -> Iterator[Fact]:
     holes = [step for losses in told.losses for step, loss in losses if not math.isfinite(loss)]
     yield Fact("loss", (f"not a number at {spell(holes)}",) if holes else (), "red")
     yield Fact("time", (f"{duration(told.wall_s)}{useful}",))
+    yield from _host(told)
+
+
+def _host(told: Report) -> Iterator[Fact]:
+    """The most memory that an attempt held, against its limit; the disk only where it is short."""
+    ends = [dict(one.host) for one in told.attempts]
+    largest = max(ends, key=lambda host: host.get("tree_peak_mib", 0.0), default={})
+    held = figures.memory({name: value for name, value in largest.items() if name != "memory_full_in_s"})
+    room = figures.disk(ends[-1]) if ends else None
+    yield Fact("memory", (f"at most {held}",) if held else ())
+    yield Fact("disk", (room,) if room else (), "yellow")
 
 
 def _proof(told: Report, most: int) -> Iterator[Fact]:

@@ -10,6 +10,7 @@ import pytest
 from guardian.core import events as ev
 from guardian.core.lineage import stretches
 from guardian.core.reporting import as_json, report, summary
+from guardian.ui.wording import facts as facts_shown
 from tests.core.stories import (
     ARGV,
     a_long_night,
@@ -50,6 +51,20 @@ def test_each_attempt_says_where_it_went_and_what_it_lost():
     ]
     assert [None, "out/checkpoint-30", "out/checkpoint-40"] == [a.resumed_from for a in told.attempts]
     assert (60, 60, 0) == (told.steps_done, told.max_steps, told.exit_code)
+
+
+def test_the_hosts_last_figures_stand_with_their_attempt():
+    """The most memory of all attempts on the screen, each attempt's own for programs; other facts are no figures."""
+    facts = (("memory_limit_mib", 16384.0), ("oom_victim", "rank"), ("tree_peak_mib", 15360.0))
+    end = (ev.TreeEnded(0), ev.Ended(0, 0, None, None, (), None, (), facts=facts), ev.Diagnosed(0, None))
+    run = story(launched(), hello(), steps(1, 5), *end)
+    told = report(run)
+
+    assert {"memory_limit_mib": 16384.0, "tree_peak_mib": 15360.0} == as_json(told)["attempts"][0]["host"]
+    assert ("at most 15.0 GiB, the limit is 16.0 GiB",) == next(
+        f.lines for f in facts_shown(told) if f.label == "memory"
+    )
+    assert {} == as_json(report(two_kills()))["attempts"][0]["host"]
 
 
 def test_goodput_counts_the_time_between_steps_that_were_not_run_again():

@@ -3,7 +3,9 @@
 The job is a rank with one process below it, as a data loader has; guardian must say which of the two it was.
 """
 
+import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -46,21 +48,25 @@ def ended(tmp_path):
         guarded.clean_up()
 
 
-def go_on_when_both_are_known(guarded):
-    """Who is who stands in the figures."""
+def until_both_are_known(guarded):
+    """Who is who stands in the figures, and what they hold."""
 
     def known(_):
         window = metricsfile.last(guarded.run_folder.attempt_dir(1) / metricsfile.NAME)
-        return {"rank", "worker"} == {member.role for member in window.tree}
+        measured = window.span("tree_pss_mib").last > FIRST
+        return measured and {"rank", "worker"} == {member.role for member in window.tree}
 
     guarded.until("rank and worker are known", known)
+
+
+def go_on_when_both_are_known(guarded):
+    """Then there is not memory enough any more."""
+    until_both_are_known(guarded)
     (guarded.folder / "go").touch()
 
 
-LOGS = [(), pytest.param((*NO_KERNEL_LOG, HIDDEN, "sh"), marks=pytest.mark.long)]
-
-
-@pytest.mark.parametrize("log", LOGS, ids=["kernel log", "no kernel log"])
+@pytest.mark.long
+@pytest.mark.parametrize("log", [(), (*NO_KERNEL_LOG, HIDDEN, "sh")], ids=["kernel log", "no kernel log"])
 def test_a_worker_that_the_kernel_kills_is_named_although_no_line_does(ended, log):
     """The rank only says that a batch did not come. Without the kernel's log it is who had gone when the count rose."""
     with memory_of(LIMIT) as around:
@@ -70,6 +76,33 @@ def test_a_worker_that_the_kernel_kills_is_named_although_no_line_does(ended, lo
     assert facts["memory_share"] > 0.9
     assert ("host_oom", "worker") == (cause.id, cause.variant)
     assert "the kernel killed a worker for want of memory" in [line.text for line in cause.evidence]
+
+
+def test_what_it_holds_is_shown_while_it_lives_and_a_worker_that_is_killed_is_named_afterwards(ended):
+    """By status and by report, to people and to programs; its log does not tell."""
+    rows = []
+
+    def look(guarded):
+        until_both_are_known(guarded)
+        rows.extend(json.loads(guarded.call("status", "--json").stdout)["runs"])
+        rows.append(guarded.call("status").stdout)
+        (guarded.folder / "go").touch()
+        guarded.wait()
+        rows.append(guarded.report())
+        rows.append(guarded.call("report").stdout)
+
+    with memory_of(LIMIT) as around:
+        facts, cause = ended("worker", around=around, meanwhile=look)
+    row, line, report, screen = rows
+
+    assert ("worker", "host_oom", "worker") == (facts["oom_victim"], cause.id, cause.variant)
+
+    assert LIMIT == row["host"]["memory_limit_mib"]
+    assert FIRST < row["host"]["tree_pss_mib"] < LIMIT
+    assert {"at", "disk_free_mib", "shm_free_mib", "load"} <= row["host"].keys()
+    assert re.search(r", memory \d{3} MiB, the limit is 1000 MiB", line)
+    assert FIRST < report["attempts"][0]["host"]["tree_peak_mib"]
+    assert re.search(r"memory +at most .*, the limit is 1000 MiB", screen)
 
 
 @pytest.mark.long
