@@ -1,12 +1,18 @@
-"""What holds for every test: property tests are judged by their answer, never by their speed; the user's home is his."""
+"""What holds for every test: judged by the answer, never by the speed; the user's home is his; Ctrl-C is heard."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
 
 settings.register_profile("guardian", deadline=None)  # shared and slow machines are no failure
 settings.load_profile("guardian")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it puts into the background so, and what the tests start would not hear Ctrl-C either.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
