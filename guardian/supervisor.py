@@ -637,6 +637,9 @@ class Supervisor:
             blind.append(why)
         tail = logs.tail_lines(self._attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES, attempt.positions)
         ended = _ended(attempt, tail=tail, found=found, blind=tuple(blind), facts=machine.facts(self._places()))
+        from guardian.host import stacks  # noqa: PLC0415 - the first launch does not wait for it
+
+        ended = replace(ended, dumps=stacks.dumps(self._attempt_folder(attempt.number)))
         self.post(self._with_samples(ended))
 
     def _with_samples(self, ended: ev.Ended) -> ev.Ended:

@@ -45,7 +45,18 @@ def diagnose(rules: tuple[Rule, ...], attempt: Attempt, run: Run) -> Diagnosed:
         cause = _ended_early(case)
     else:
         cause = _failed(case)
-    return Diagnosed(attempt.number, cause)
+    dumps = attempt.ended.dumps if attempt.ended is not None else ()
+    return Diagnosed(attempt.number, replace(cause, evidence=(*cause.evidence, *_recorded(dumps))) if cause else None)
+
+
+def _recorded(dumps: tuple[str, ...]) -> tuple[Line, ...]:
+    """Where the ranks' last collectives are written down."""
+    if not dumps:
+        return ()
+    folder, _, first = dumps[0].rpartition("/")
+    more = f" and {len(dumps) - 1} more" if len(dumps) > 1 else ""
+    said = f"the ranks' last collectives, as torch recorded them: {first}{more} in {folder} (torchfrtrace reads them)"
+    return (Line(None, said),)
 
 
 def remark(run: Run, attempt: Attempt) -> str | None:

@@ -358,6 +358,8 @@ class Ended:
     """The checkpoints were read byte by byte, the newest first, until one proved sound."""
     unmet: tuple[str, ...] = ()
     """Where the learning rate was not the one that was set; what job.log told of it is not told again later."""
+    dumps: tuple[str, ...] = ()
+    """What torch's flight recorder wrote (core/flight.py)."""
 
 
 @dataclass(frozen=True, slots=True)

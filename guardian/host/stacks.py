@@ -30,7 +30,7 @@ PROCESSES_MOST = 512
 """Looked at in one go: ranks first, then what descends from them."""
 FILE_MOST = 4 << 20
 """Bytes of one process's file; what comes after is not kept."""
-FILES_MOST = 64
+DUMPS_MOST = 64
 SETTLED_S = 0.3
 """A dump that has grown, ends in a line's end, and has not grown for so long, is whole."""
 LOOK_S = 0.05
@@ -69,10 +69,9 @@ def collect(
     )
 
 
-def files(folder: Path) -> tuple[str, ...]:
-    """What lies in the attempt's folder for whoever looks closer: whole stacks, and the flight recorder's dumps."""
-    found = [*folder.glob(f"{wire.STACKS}/*.txt"), *folder.glob(f"{flight.DUMP}*")]
-    return tuple(sorted(str(one) for one in found)[:FILES_MOST])
+def dumps(folder: Path) -> tuple[str, ...]:
+    """What torch's flight recorder wrote into the attempt's folder: it stays there, for torch's own reader."""
+    return tuple(sorted(str(one) for one in folder.glob(f"{flight.DUMP}*"))[:DUMPS_MOST])
 
 
 @dataclass(frozen=True, slots=True)

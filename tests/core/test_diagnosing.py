@@ -472,3 +472,17 @@ def test_without_any_rules_there_is_still_a_diagnosis():
 def test_the_builders_hello_is_the_one_that_counts():
     """A guard on this file's own tools: totals come from the hello."""
     assert 12 == replace(attempt(0), hellos=(hello(12),)).max_steps
+
+
+def test_what_the_flight_recorder_wrote_is_named_with_the_cause():
+    """Whatever the cause: it lies where it was written, and stands behind the evidence."""
+    dumps = ("/runs/r1/attempts/0001/nccl_trace_rank_0", "/runs/r1/attempts/0001/nccl_trace_rank_1")
+    fell = attempt(code=1)
+    before = cause(fell)
+    found = cause(replace(fell, ended=replace(fell.ended, dumps=dumps)))
+
+    assert before.evidence == found.evidence[:-1]
+    assert (
+        "the ranks' last collectives, as torch recorded them: nccl_trace_rank_0 and 1 more in /runs/r1/attempts/0001"
+        " (torchfrtrace reads them)"
+    ) == found.evidence[-1].text
