@@ -274,8 +274,8 @@ class Supervisor:
                 self.take(replace(event, attempt=attempt.number))
                 self._suspect(attempt.number)
             return
-        from guardian.core.cards import readings  # noqa: PLC0415 - the first launch does not wait for it
-        from guardian.core.gpus import baseline  # noqa: PLC0415 - as above
+        from guardian.core.gpus import baseline  # noqa: PLC0415 - the first launch does not wait for it
+        from guardian.core.probelines import readings  # noqa: PLC0415 - as above
 
         self.take(replace(event, attempt=attempt.number))
         if self._sampler is not None:

@@ -259,7 +259,9 @@ def _awaited(attempt: Attempt, awaits: tuple[str, str, float], until: float, now
     if looked is not None and looked[1].value is None and name.startswith("gpu_"):
         return Launch(attempt.plan)  # the GPUs are read no more: nobody would see them become free
     if looked is not None and now >= until:
-        seen = "unknown" if looked[1].value is None else f"{looked[1].value:.0f}"
+        from guardian.core.units import shown  # noqa: PLC0415 - few runs wait in vain
+
+        seen = "unknown" if looked[1].value is None else shown(looked[1].value)
         text = f"{attempt.plan.reason}: waited for {name} {operator} {number:g}, and it is still {seen}"
         return Finish(ev.RunFinished(ev.Outcome.GAVE_UP, EXIT_GAVE_UP, text))
     due = (looked[0] if looked is not None else 0.0) + AWAITED_EVERY_S

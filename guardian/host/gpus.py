@@ -19,8 +19,9 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from guardian.core import cards
 from guardian.core import events as ev
+from guardian.core import probelines
+from guardian.core.cards import Card
 from guardian.host.userfiles import parse_toml
 
 LIBRARY = "libnvidia-ml.so.1"
@@ -60,7 +61,7 @@ class Probe:
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._host_pids = False
-        self._before: dict[int, cards.Card] = {}
+        self._before: dict[int, Card] = {}
         self._looked = threading.Condition()
         self._last = 0.0
         self._closed = False
@@ -106,8 +107,8 @@ class Probe:
                     return f"their reader ended ({_ended(process)})"
                 *lines, rest = (rest + block)[-LINE_MOST:].split(b"\n")
                 for line in lines:
-                    said = cards.parse(line)
-                    if isinstance(said, cards.Nothing):
+                    said = probelines.parse(line)
+                    if isinstance(said, probelines.Nothing):
                         return said.why
                     if said is not None:
                         self._tell(said)
@@ -129,14 +130,14 @@ class Probe:
             start_new_session=True,  # the terminal's Ctrl-C is not for it
         )
 
-    def _tell(self, said: cards.Said) -> None:
+    def _tell(self, said: probelines.Said) -> None:
         match said:
-            case cards.Hello(host_pids=host_pids):
+            case probelines.Hello(host_pids=host_pids):
                 self._host_pids = host_pids
-            case cards.Xid(card=card, number=number):
+            case probelines.Xid(card=card, number=number):
                 kind, text = meaning(number)
                 self._post(ev.GpuFault(0, card, kind, number, text, time.time()))
-            case cards.Seen(wall=wall, cards=seen):
+            case probelines.Seen(wall=wall, cards=seen):
                 for one in seen:
                     for fault in faults(self._before.get(one.index), one, wall):
                         self._post(fault)
@@ -155,7 +156,7 @@ class Probe:
                 process.wait(0.2)
 
 
-def faults(before: cards.Card | None, now: cards.Card, wall: float) -> list[ev.GpuFault]:
+def faults(before: Card | None, now: Card, wall: float) -> list[ev.GpuFault]:
     """What a card's readings say of a fault that they did not say the time before; `attempt` is for who hears it."""
     if now.lost is not None:
         new = before is None or before.lost is None

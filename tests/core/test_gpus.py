@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from guardian.core import cards, gpus
+from guardian.core import cards, gpus, probelines
 from guardian.core import events as ev
 from guardian.core import run as stands
 from guardian.core.deciding import AskSave, BeginStop, Launch, Measure, Reap, SendSignal, Tell, Wait, decide
@@ -60,11 +60,11 @@ def climbing(by_mib, *, first=1000.0, steps=range(0, 400, 5), shape=None):
 def test_a_reading_that_is_missing_is_unknown():
     """Null and absent alike; no reading becomes 0."""
     line = {"ev": "seen", "t": 1.5, "cards": [{"index": 0, "uuid": "u", "used_mib": 5, "utilisation": None}]}
-    told = cards.parse(json.dumps(line).encode())
+    told = probelines.parse(json.dumps(line).encode())
 
-    assert cards.Seen(1.5, (cards.Card(0, "u", used_mib=5.0),)) == told
+    assert probelines.Seen(1.5, (cards.Card(0, "u", used_mib=5.0),)) == told
     assert None is told.cards[0].utilisation
-    assert {"gpu0_used_mib": 5.0} == cards.readings(told.cards)
+    assert {"gpu0_used_mib": 5.0} == probelines.readings(told.cards)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_a_reading_that_is_missing_is_unknown():
 )
 def test_what_is_no_line_of_the_probe_says_nothing(line):
     """A newer probe, a broken one."""
-    assert None is cards.parse(line)
+    assert None is probelines.parse(line)
 
 
 @pytest.mark.parametrize("strange", [{"cards": 3}, {"cards": [3]}, {"cards": [{"processes": 3}]}, {"t": "x"}])
 def test_strange_values_in_a_line_break_nothing(strange):
     """They are unknown."""
-    assert isinstance(cards.parse(json.dumps({"ev": "seen"} | strange).encode()), cards.Seen)
+    assert isinstance(probelines.parse(json.dumps({"ev": "seen"} | strange).encode()), probelines.Seen)
 
 
 # --- whose memory it is ------------------------------------------------------------------------------------------
