@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from guardian.core import flight, stacks, wire
+from guardian.core import flight, stacks, stacktext, wire
 from guardian.core.stacks import Rank, Stack
 from guardian.core.values import dataclass
 from guardian.host import processes
@@ -51,16 +51,18 @@ SYSCALLS = {
 def collect(
     tree: Iterable[Process], ranks: Iterable[Rank], folder: Path, deadline_s: float = 10.0
 ) -> tuple[Stack, ...]:
-    """Where each of these processes stands; whole dumps are kept in the attempt's folder (wire.STACKS_FILE).
+    """Where each of these processes stands; whole printed are kept in the attempt's folder (wire.STACKS_FILE).
 
     `tree` is the attempt's (processes.tree), `ranks` those who said who they are (core/stacks.ranks_of).
     """
     end = time.monotonic() + deadline_s
     looked = _looked(tuple(tree), tuple(ranks))
-    dumps = _ask([one for one in looked if one.armed], time.monotonic() + deadline_s * PYSPY_AFTER)
-    for pid, text in dumps.items():
+    printed = _ask([one for one in looked if one.armed], time.monotonic() + deadline_s * PYSPY_AFTER)
+    for pid, text in printed.items():
         _keep(folder, pid, text)
-    found = [_stack(one, "faulthandler", stacks.parse_faulthandler(dumps.get(one.process.pid, ""))) for one in looked]
+    found = [
+        _stack(one, "faulthandler", stacktext.parse_faulthandler(printed.get(one.process.pid, ""))) for one in looked
+    ]
     silent = [one for one, stack in zip(looked, found, strict=True) if not stack.frames]
     spied = _spy(silent, end)
     return tuple(
@@ -125,17 +127,17 @@ def _line(pid: int, present: Mapping[int, Process]) -> list[int]:
     return found
 
 
-def _stack(looked: Looked, source: str, threads: tuple[stacks.Thread, ...]) -> Stack:
-    frames = stacks.main_frames(threads)
+def _stack(looked: Looked, source: str, threads: tuple[stacktext.Thread, ...]) -> Stack:
+    frames = stacktext.main_frames(threads)
     return Stack(
         pid=looked.process.pid,
         start_ticks=looked.process.start_ticks,
-        kind="worker" if looked.kind == "child" and stacks.is_loader(frames) else looked.kind,
+        kind="worker" if looked.kind == "child" and stacktext.is_loader(frames) else looked.kind,
         rank=looked.rank,
         name=looked.process.name,
         source=source if frames else "proc",
         frames=frames[: stacks.KEPT],
-        digest=stacks.digest(frames),
+        digest=stacktext.digest(frames),
         state=looked.state,
         waits=looked.waits,
     )
@@ -230,7 +232,7 @@ def _wait(asked: list[Asked], until: float) -> None:
 
 
 def _read(asked: Asked) -> str:
-    return os.pread(asked.file, stacks.TEXT_MOST, asked.before).decode("utf-8", "replace")
+    return os.pread(asked.file, stacktext.TEXT_MOST, asked.before).decode("utf-8", "replace")
 
 
 def _keep(folder: Path, pid: int, text: str) -> None:
@@ -247,14 +249,14 @@ def _keep(folder: Path, pid: int, text: str) -> None:
 # --- py-spy --------------------------------------------------------------------------------------------------
 
 
-def _spy(looked: list[Looked], end: float) -> dict[int, tuple[stacks.Thread, ...]]:
+def _spy(looked: list[Looked], end: float) -> dict[int, tuple[stacktext.Thread, ...]]:
     """The threads of those that py-spy can read within the time; nothing where nobody installed it."""
-    found: dict[int, tuple[stacks.Thread, ...]] = {}
+    found: dict[int, tuple[stacktext.Thread, ...]] = {}
     for one in looked:
         program = pyspy(one.process) if one.state is not None and one.state != "Z" else None
         left_s = end - time.monotonic()
         if program is not None and left_s > 0:
-            threads = stacks.parse_pyspy(_dumped(program, one.process.pid, min(left_s, PYSPY_EACH_S)))
+            threads = stacktext.parse_pyspy(_dumped(program, one.process.pid, min(left_s, PYSPY_EACH_S)))
             if any(thread.frames for thread in threads):
                 found[one.process.pid] = threads
     return found
@@ -286,7 +288,7 @@ def waits(pid: int) -> str | None:
     """What a process waits in: the kernel's own name of the place, else the system call; None where neither is told."""
     channel = _text(pid, "wchan").strip()
     if channel not in ("", "0"):
-        return channel[: stacks.NAME_MOST]
+        return channel[: stacktext.NAME_MOST]
     number = _text(pid, "syscall").split(" ", 1)[0].strip()
     return SYSCALLS.get(os.uname().machine, {}).get(int(number)) if number.isdecimal() else None
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardian.core import events as ev
-from guardian.core import records, stacks
-from guardian.core.stacks import Frame, Rank, Stack
+from guardian.core import records, stacks, stacktext
+from guardian.core.stacks import Rank, Stack
+from guardian.core.stacktext import Frame
 from tests.core.stories import hello, launched, story
 
 TORCH = "/opt/venv/lib/python3.11/site-packages/torch"
@@ -38,10 +39,10 @@ LOADING = f"""Current thread 0x00007f42953efb80 (most recent call first):
 
 def stack(rank, text="", *, kind="rank", pid=None, state="S", waits=None):
     """Of a process that printed this."""
-    frames = stacks.main_frames(stacks.parse_faulthandler(text))
+    frames = stacktext.main_frames(stacktext.parse_faulthandler(text))
     pid = 100 + rank if pid is None else pid
     source = "faulthandler" if frames else "proc"
-    return Stack(pid, 7, kind, rank, "python", source, frames, stacks.digest(frames), state, waits)
+    return Stack(pid, 7, kind, rank, "python", source, frames, stacktext.digest(frames), state, waits)
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -49,12 +50,12 @@ def stack(rank, text="", *, kind="rank", pid=None, state="S", waits=None):
 
 def test_the_main_thread_of_a_dump_is_the_last_one():
     """Innermost call first."""
-    first, main = stacks.parse_faulthandler(WAITING)
+    first, main = stacktext.parse_faulthandler(WAITING)
 
     assert (False, True) == (first.main, main.main)
     assert Frame(f"{TORCH}/distributed/distributed_c10d.py", 2810, "all_reduce") == main.frames[0]
     assert ["all_reduce", "wrapper", "sync", "watch_micro_step", "<module>"] == [one.function for one in main.frames]
-    assert main.frames == stacks.main_frames((first, main))
+    assert main.frames == stacktext.main_frames((first, main))
 
 
 @pytest.mark.parametrize(
@@ -71,25 +72,25 @@ def test_the_main_thread_of_a_dump_is_the_last_one():
 )  # fmt: skip
 def test_what_is_torn_or_unknown_in_a_dump_is_left_out(text, functions):
     """The rest counts."""
-    assert functions == [one.function for one in stacks.main_frames(stacks.parse_faulthandler(text))]
+    assert functions == [one.function for one in stacktext.main_frames(stacktext.parse_faulthandler(text))]
 
 
 def test_a_dump_without_end_is_read_in_part():
     """Threads, frames and names are bounded."""
     frames = '  File "%s", line 1 in f\n' % ("x" * 1000) * 1000
-    found = stacks.parse_faulthandler(("Thread 0x1 (most recent call first):\n" + frames) * 300)
+    found = stacktext.parse_faulthandler(("Thread 0x1 (most recent call first):\n" + frames) * 300)
 
-    assert stacks.THREADS_MOST >= len(found)
-    assert {stacks.FRAMES_MOST} >= {len(one.frames) for one in found[:-1]}
-    assert stacks.NAME_MOST == len(found[0].frames[0].file)
+    assert stacktext.THREADS_MOST >= len(found)
+    assert {stacktext.FRAMES_MOST} >= {len(one.frames) for one in found[:-1]}
+    assert stacktext.NAME_MOST == len(found[0].frames[0].file)
 
 
 @settings(derandomize=True, max_examples=60)
 @given(st.text() | st.text(alphabet='File "",line in0x(most recent call first):\n<>'))
 def test_any_text_is_read_without_complaint(text):
     """As a dump and as py-spy's."""
-    stacks.parse_faulthandler(text)
-    stacks.parse_pyspy(text)
+    stacktext.parse_faulthandler(text)
+    stacktext.parse_pyspy(text)
 
 
 @settings(derandomize=True, max_examples=60)
@@ -103,7 +104,7 @@ def test_any_text_is_read_without_complaint(text):
 )
 def test_any_json_is_read_without_complaint(value):
     """Of another py-spy, or of none."""
-    stacks.parse_pyspy(json.dumps(value))
+    stacktext.parse_pyspy(json.dumps(value))
 
 
 def test_what_py_spy_prints_is_read():
@@ -115,8 +116,8 @@ def test_what_py_spy_prints_is_read():
         {"pid": 1, "thread_name": "MainThread", "os_thread_id": 1, "frames": main},
     ])  # fmt: skip
 
-    assert (Frame("job.py", 5, "deep"), Frame("job.py", None, "<module>")) == stacks.main_frames(
-        stacks.parse_pyspy(text)
+    assert (Frame("job.py", 5, "deep"), Frame("job.py", None, "<module>")) == stacktext.main_frames(
+        stacktext.parse_pyspy(text)
     )
 
 
@@ -207,7 +208,7 @@ def test_each_group_is_told_with_its_innermost_calls():
         "2 loader processes of rank 0 stand in select at selectors.py:415",
         "  select (lib/python3.11/selectors.py:415)",
         "  _worker_loop (data/_utils/worker.py:275)",
-        "launcher torchrun (pid 90) gave no stack (in wait4)",
+        "launcher torchrun (pid 90) gave no stack (it is in wait4)",
     ) == stacks.words(stacks.group(found))
 
 
