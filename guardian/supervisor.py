@@ -557,10 +557,15 @@ class Supervisor:
         return True
 
     def _reap(self, attempt: int, number: int) -> bool:
-        """Signal what earlier attempts of this run left behind, each by its pid and start time."""
-        from guardian.host import leftovers  # noqa: PLC0415 - few runs leave anything
+        """Signal what earlier attempts of this run left on the GPUs, each by its pid and start time.
 
-        found = leftovers.find(self.run.created.run)
+        What holds no memory there (a tracker that still sends) is left alone, where that can be told.
+        """
+        from guardian.core.gpus import holders  # noqa: PLC0415 - few runs leave anything
+        from guardian.host import leftovers  # noqa: PLC0415 - as above
+
+        seen = holders(self.run)
+        found = [p for p in leftovers.find(self.run.created.run) if seen is None or p.pid in seen]
         if not self.take(ev.Reaped(attempt, number, tuple(f"{p.pid} {p.cmdline or p.name}" for p in found))):
             return False
         for process in found:

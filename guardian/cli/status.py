@@ -35,8 +35,8 @@ class Row:
 
     run: str
     state: str
-    """idle, checking, paused, draining, starting, running, stopping, ending, finished:<outcome>; `unattended` in front where no
-    guardian lives; `unreadable` where the folder cannot be read."""
+    """idle, checking, paused, draining, starting, running, stopping, ending, finished:<outcome>; `unattended` in front
+    where no guardian lives; `unreadable` where the folder cannot be read."""
     pid: int | None
     """Of the job's first process while it lives."""
     step: int | None

@@ -282,6 +282,14 @@ def held(run: Run, tolerance_mib: float) -> tuple[str, ...]:
     return tuple(_held(cards, known, tolerance_mib, host_pids=run.gpus_seen.host_pids))
 
 
+def holders(run: Run) -> frozenset[int] | None:
+    """Who has memory on a GPU, by pid; None: nobody can tell."""
+    seen = run.gpus_seen
+    if seen is None or not seen.host_pids or any(card.processes is None for card in seen.cards if card.lost is None):
+        return None
+    return frozenset(one.pid for card in seen.cards for one in card.processes or ())
+
+
 def _held(cards: list[Card], known: Mapping[str, float], tolerance_mib: float, *, host_pids: bool) -> Iterator[str]:
     for card in cards:
         more = (card.used_mib or 0.0) - known[card.uuid]

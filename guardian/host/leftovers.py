@@ -1,6 +1,6 @@
 """What earlier attempts of a run left behind: processes that carry its mark although no attempt lives.
 
-Asked only between two attempts, of a run whose GPUs are still held: everything that bears the mark then is left over.
+Asked only between two attempts, of a run whose GPUs are still held: what bears the mark then is left over.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import pytest
 
 from guardian.core import events as ev
 from guardian.core.run import Draining
+from guardian.host import gpuprobe
 from tests.faults.harness import JOBS, PATIENCE_S, TINY, Guarded
 from tests.stubs.nvml.stub import Cards, build
 
@@ -129,7 +130,7 @@ def test_a_stop_is_heard_while_memory_is_waited_for(guarded, cards):
 
 @pytest.mark.long
 def test_what_an_earlier_attempt_left_on_a_gpu_is_ended(guarded, cards):
-    """By the run's mark; a stranger beside it is left alone."""
+    """By the run's mark; a stranger beside it is left alone, and what holds no memory there."""
     one = guarded(_1="wait:go exit:1", _2="exit:0", policy=f"drain_wait_s = {PATIENCE_S}\n")
     ready(one)
     run = one.events(ev.RunCreated)[0].run
@@ -137,19 +138,22 @@ def test_what_an_earlier_attempt_left_on_a_gpu_is_ended(guarded, cards):
     # An attempt's number that never was: a process of attempt 1 would keep that attempt alive.
     left = subprocess.Popen(idle, stdin=subprocess.PIPE, env={"GUARDIAN_MARK": f"{run}/0"})
     other = subprocess.Popen(idle, stdin=subprocess.PIPE)
+    sends = subprocess.Popen(idle, stdin=subprocess.PIPE, env={"GUARDIAN_MARK": f"{run}/0"})
     try:
         cards.say(used=9000)
+        cards.hold((left.pid, 8000), (other.pid, 600))
         touch(one, "go")
         left.wait(PATIENCE_S)
-        alive = other.poll() is None
+        alive = (other.poll(), sends.poll() if gpuprobe.in_host_namespace() else None)
         cards.say(used=400)
+        cards.hold()
         code = one.wait()
     finally:
-        for process in (left, other):
+        for process in (left, other, sends):
             process.kill()
             process.communicate()
 
-    assert (True, 0) == (alive, code)
+    assert ((None, None), 0) == (alive, code)
     assert "SIGTERM is sent to what an earlier attempt of this run left behind" in one.shown()
 
 
