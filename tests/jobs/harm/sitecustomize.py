@@ -9,30 +9,6 @@ import json
 import os
 import sys
 
-TRAINER = "guardian.trainer.saving_trainer"
-
-
-class Finder:
-    """Lets the other finders find the trainer's module, and changes its class once it is loaded."""
-
-    searching = False
-
-    def find_spec(self, name, path=None, target=None):
-        if name != TRAINER or self.searching:
-            return None
-        from importlib import util
-
-        self.searching = True
-        spec = util.find_spec(name)
-        load = spec.loader.exec_module
-
-        def changed(module):
-            load(module)
-            harm(module.SavingTrainer)
-
-        spec.loader.exec_module = changed
-        return spec
-
 
 def wanted():
     """What is to be done in this process."""
@@ -206,4 +182,8 @@ ACTS = {
 }
 
 if "HARM" in os.environ and "GUARDIAN_MARK" in os.environ:
-    sys.meta_path.insert(0, Finder())
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from joining import change_trainer
+
+    sys.path.pop(0)
+    change_trainer(harm)

@@ -25,30 +25,7 @@ import os
 import sys
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-TRAINER = "guardian.trainer.saving_trainer"
 MIB = 2**20
-
-
-class Finder:
-    """Lets the other finders find the trainer's module, and changes its class once it is loaded."""
-
-    searching = False
-
-    def find_spec(self, name, path=None, target=None):
-        if name != TRAINER or self.searching:
-            return None
-        from importlib import util
-
-        self.searching = True
-        spec = util.find_spec(name)
-        load = spec.loader.exec_module
-
-        def changed(module):
-            load(module)
-            feed(module.SavingTrainer, json.loads(os.environ["HUNGRY"]))
-
-        spec.loader.exec_module = changed
-        return spec
 
 
 def feed(trainer_class, wanted):
@@ -208,6 +185,10 @@ def run_hidden():
 
 
 if "HUNGRY" in os.environ:
-    sys.meta_path.insert(0, Finder())
+    sys.path.insert(0, os.path.dirname(FOLDER))
+    from joining import change_trainer
+
+    sys.path.pop(0)
+    change_trainer(lambda trainer_class: feed(trainer_class, json.loads(os.environ["HUNGRY"])))
 sys.path[:] = [place for place in sys.path if os.path.abspath(place) != FOLDER]
 run_hidden()

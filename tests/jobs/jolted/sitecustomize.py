@@ -8,30 +8,7 @@ real: the losses, the gradients, the optimizer and the checkpoints that are save
 import os
 import sys
 
-TRAINER = "guardian.trainer.saving_trainer"
 SIZE = 60.0
-
-
-class Finder:
-    """Lets the other finders find the trainer's module, and changes its class once it is loaded."""
-
-    searching = False
-
-    def find_spec(self, name, path=None, target=None):
-        if name != TRAINER or self.searching:
-            return None
-        from importlib import util
-
-        self.searching = True
-        spec = util.find_spec(name)
-        load = spec.loader.exec_module
-
-        def changed(module):
-            load(module)
-            jolt(module.SavingTrainer, *map(int, os.environ["JOLT"].split("-")))
-
-        spec.loader.exec_module = changed
-        return spec
 
 
 def jolt(trainer_class, at, back=None):
@@ -57,4 +34,8 @@ def jolt(trainer_class, at, back=None):
 
 
 if "JOLT" in os.environ and os.environ.get("GUARDIAN_MARK", "").endswith("/1"):
-    sys.meta_path.insert(0, Finder())
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from joining import change_trainer
+
+    sys.path.pop(0)
+    change_trainer(lambda trainer_class: jolt(trainer_class, *map(int, os.environ["JOLT"].split("-"))))

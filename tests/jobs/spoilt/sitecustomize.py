@@ -8,32 +8,12 @@ checkpoints that are saved afterwards. RATE is a learning rate that a plugin set
 import os
 import sys
 
-TRAINER = "guardian.trainer.saving_trainer"
 
-
-class Finder:
-    """Lets the other finders find the trainer's module, and changes its class once it is loaded."""
-
-    searching = False
-
-    def find_spec(self, name, path=None, target=None):
-        if name != TRAINER or self.searching:
-            return None
-        from importlib import util
-
-        self.searching = True
-        spec = util.find_spec(name)
-        load = spec.loader.exec_module
-
-        def changed(module):
-            load(module)
-            attempt = int(os.environ["GUARDIAN_MARK"].rpartition("/")[2])
-            spoil(module.SavingTrainer, step_of(attempt))
-            if attempt == 2 and "RATE" in os.environ:
-                set_rate(module.SavingTrainer, float(os.environ["RATE"]))
-
-        spec.loader.exec_module = changed
-        return spec
+def spoil_as_asked(trainer_class):
+    attempt = int(os.environ["GUARDIAN_MARK"].rpartition("/")[2])
+    spoil(trainer_class, step_of(attempt))
+    if attempt == 2 and "RATE" in os.environ:
+        set_rate(trainer_class, float(os.environ["RATE"]))
 
 
 def step_of(attempt):
@@ -66,4 +46,8 @@ def spoil(trainer_class, step):
 
 
 if "SPOILT" in os.environ:
-    sys.meta_path.insert(0, Finder())
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from joining import change_trainer
+
+    sys.path.pop(0)
+    change_trainer(spoil_as_asked)
