@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardian.core import wire
-from guardian.core.certificate import loss_difference
 from guardian.core.lineage import steps_done
+from guardian.core.replays import loss_difference
 from guardian.core.run import Finished
 from guardian.errors import GuardianError, HostError
 from guardian.host import keeping, pins, processes, runs, story

@@ -6,7 +6,8 @@ import json
 import sys
 
 from guardian.cli import choosing, parsing
-from guardian.core.reporting import as_json, report
+from guardian.core.contract import as_json
+from guardian.core.reporting import report
 from guardian.host import story
 from guardian.host.logged import with_logged
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from guardian.core.certificate import count
+from guardian.core.spelling import count
 from guardian.ui.plots import Happened
 from guardian.ui.text import clean
 from guardian.ui.wording import ASKED

@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from guardian.core import figures
-from guardian.core.certificate import Verdict, count, spell
+from guardian.core.certificate import Verdict
 from guardian.core.events import Outcome
+from guardian.core.spelling import count, spell
 from guardian.core.values import dataclass
 from guardian.ui.text import clean, duration
 

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from guardian.core import events as ev
-from guardian.core.certificate import REASONS, Verdict, certify, spell
+from guardian.core.certificate import REASONS, Verdict, certify
+from guardian.core.spelling import spell
 from tests.core.stories import (
     a_long_night,
     blind,

@@ -8,8 +8,9 @@ import math
 import pytest
 
 from guardian.core import events as ev
+from guardian.core.contract import as_json
 from guardian.core.lineage import stretches
-from guardian.core.reporting import as_json, report, summary
+from guardian.core.reporting import report, summary
 from guardian.ui.wording import facts as facts_shown
 from tests.core.stories import (
     ARGV,

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from guardian.core import events as ev
-from guardian.core.reporting import as_json, report
+from guardian.core.contract import as_json
+from guardian.core.reporting import report
 from guardian.ui.report import markdown, render
 from tests.core.stories import created, ended, finished, hello, killed, launched, logged, saved, steps, story
 
