@@ -35,6 +35,18 @@ def needed(start: str, there: dict[str, Distribution]) -> dict[str, Distribution
     return found
 
 
+def write_programs(distribution: Distribution, environment: Path) -> None:
+    # Such as torchrun. Through sh: the first line of a program may hold no blanks, and a path may.
+    for program in distribution.entry_points:
+        if program.group != "console_scripts":
+            continue
+        file = environment / "bin" / program.name
+        file.parent.mkdir(exist_ok=True)
+        start = f"#!/bin/sh\n'''exec' \"{environment.resolve() / 'bin/python'}\" \"$0\" \"$@\"\n' '''\n"
+        file.write_text(f"{start}import sys\nfrom {program.module} import {program.attr}\nsys.exit({program.attr}())\n")
+        file.chmod(0o755)
+
+
 def link(distribution: Distribution, place: Path) -> None:
     """All but its programs, which name the other environment; INSTALLER, which says that it is whole, last."""
     files = [file for file in distribution.files or () if ".." not in file.parts]
@@ -46,11 +58,13 @@ def link(distribution: Distribution, place: Path) -> None:
 
 
 def main() -> None:
-    source, target = (Path(argument) / PACKAGES for argument in sys.argv[1:])
+    environments = [Path(argument) for argument in sys.argv[1:]]
+    source, target = (environment / PACKAGES for environment in environments)
     standing = installed(target)  # whichever version: to replace it is the installer's work
     for name, distribution in needed("torch", installed(source)).items():
         if name not in standing:
             link(distribution, target)
+            write_programs(distribution, environments[1])
             print(f"linked {name} {distribution.version}")
 
 

@@ -297,6 +297,7 @@ def packages(tmp_path):
     for place in places:
         place.mkdir(parents=True)
     package(places[0], "torch", "2", "small>=1", 'extra; extra == "more"')
+    (places[0] / "torch-2.dist-info/entry_points.txt").write_text("[console_scripts]\ntorchrun = torch:main\n")
     package(places[0], "small", "1")
     package(places[0], "extra", "1")
     return places
@@ -323,14 +324,15 @@ def share(packages):
 
 
 def test_torch_is_shared_with_what_it_asks_for_and_nothing_else(packages):
-    """The same files on the disk, without the programs: those name the environment they were made in."""
+    """The same files on the disk; the programs name the environment they were made in, so they are written anew."""
     share(packages)
     here, there = packages
 
     assert {"torch.py", "torch-2.dist-info", "small.py", "small-1.dist-info"} == {each.name for each in there.iterdir()}
     assert (there / "torch.py").samefile(here / "torch.py")
     assert "INSTALLER" in os.listdir(there / "torch-2.dist-info")
-    assert not (there.parents[2] / "bin").exists()
+    assert ["torchrun"] == os.listdir(there.parents[2] / "bin")
+    assert f'"{there.parents[2]}/bin/python"' in (there.parents[2] / "bin/torchrun").read_text()
 
 
 def test_a_torch_that_stands_there_is_not_mixed_with_another(packages):
