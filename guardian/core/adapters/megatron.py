@@ -42,7 +42,10 @@ ONLY_IN = {
     4: ("tuner_type", "output_dir", "save_steps", "mcore_model", "mcore_adapter", "num_train_epochs", "logging_steps",
         "dataloader_num_workers"),
 }  # fmt: skip
-FOREIGN = ("per_device_train_batch_size", "gradient_accumulation_steps", "tensor_parallel_size")
+FOREIGN = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_ratio",
+    "tensor_parallel_size", "pipeline_parallel_size", "expert_parallel_size", "tp", "pp", "ep",
+)  # fmt: skip
 """Names of other frameworks' that people write here."""
 GLOBAL_BATCH = 16
 DEFAULTS: dict[str, Value] = {"device_batch": 1, "workers": 4, "save_steps": 500}
@@ -139,7 +142,7 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Me
     defaults = {**DEFAULTS, "learning_rate": 1e-5 if tuner == "full" else 1e-4}
     if words.config is not None:
         values["accumulation"] = _accumulation(words, values.get("device_batch", 1), world, sharing, findings)
-    findings += _foreign(words)
+    findings += (*_foreign(words), *_mixed(words))
     spec = hf.job(
         FAMILY, argv, words, values, absent, defaults, findings,
         launcher="torchrun" if {"NPROC_PER_NODE", "NNODES"} & asked.keys() else "python", ranks_per_row=sharing,
@@ -171,8 +174,19 @@ def _foreign(words: Words) -> list[Finding]:
     wrong = [name for name in FOREIGN if words.text(name) is not None]
     if not wrong:
         return []
-    what = f"--{wrong[0]} is not megatron's: it has micro_batch_size, global_batch_size, tensor_model_parallel_size"
+    names = ", ".join(f"--{name}" for name in wrong)
+    verb = "is not" if len(wrong) == 1 else "are not"
+    own = "micro_batch_size, global_batch_size, lr, lr_warmup_fraction, tensor_model_parallel_size"
+    what = f"{names} {verb} megatron's: it has {own}"
     return [Finding("foreign-option", "warning", what, "use its own names")]
+
+
+def _mixed(words: Words) -> list[Finding]:
+    found = {v: next((name for name in names if words.text(name) is not None), None) for v, names in ONLY_IN.items()}
+    if None in found.values():
+        return []
+    what = f"--{found[3]} is of version 3 and --{found[4]} of version 4: neither takes both"
+    return [Finding("mixed-versions", "warning", what, "write it for the version that is installed")]
 
 
 def _ranks(env: Mapping[str, str]) -> int | None:
