@@ -86,11 +86,11 @@ class Probe:
         except OSError as error:
             why = f"its reader cannot be started: {error.strerror}"
         self._kill()
+        if not self._closed:
+            self._post(ev.SourceLost(SOURCE, why))
         with self._looked:
             self.over = True
             self._looked.notify_all()
-        if not self._closed:
-            self._post(ev.SourceLost(SOURCE, why))
 
     def _listen(self) -> str:
         """Read the probe's lines until there are none any more; why."""

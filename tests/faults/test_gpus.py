@@ -9,7 +9,7 @@ import pytest
 
 from guardian.core import events as ev
 from guardian.core.run import Draining
-from guardian.host import gpuprobe
+from guardian.host import gpuprobe, gpus
 from tests.faults.harness import JOBS, PATIENCE_S, TINY, Guarded
 from tests.stubs.nvml.stub import Cards, build
 
@@ -164,6 +164,23 @@ def test_without_nvml_nothing_is_read_and_nothing_said(tmp_path):
 
     assert 0 == one.run()
     assert not one.events(ev.GpuBaseline | ev.GpuFault | ev.SourceLost)
+
+
+@pytest.mark.long
+def test_a_job_that_trains_on_cuda_where_nobody_can_look_is_told(tmp_path):
+    """Once; it goes on as ever."""
+    if gpus.expected({}):
+        pytest.skip("this machine has NVML")
+    hello = {
+        "v": 1, "ev": "hello", "t": 1.0, "pid": 1, "rank": 0, "world": 1, "step": 0, "max_steps": 9, "device_batch": 1,
+        "accumulation": 1, "data_parallel": 1, "effective_batch": 1, "output_dir": "/out", "trainer": "Trainer",
+        "versions": {}, "device": "cuda",
+    }  # fmt: skip
+    code = f"import os, time\nopen(os.environ['GUARDIAN_DIR'] + '/heartbeat.0.jsonl', 'w').write({json.dumps(hello)!r} + '\\n')"
+    one = Guarded(tmp_path, sys.executable, "-c", code)
+
+    assert 0 == one.run()
+    assert 1 == one.shown().count("cannot see the GPUs: the job trains on cuda, and no library of NVML is found here")
 
 
 @pytest.mark.long

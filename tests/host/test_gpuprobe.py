@@ -176,6 +176,7 @@ def test_it_ends_when_nobody_reads(probe):
     assert 0 == ended
 
 
+@pytest.mark.long
 def test_a_call_that_never_returns_is_silence(cards, probe):
     """The process stands; it can be ended from outside."""
     running = probe()
