@@ -478,6 +478,8 @@ class Hello:
     takes_resume: bool | None = None
     """Its command line was read by a parser that knows `--resume_from_checkpoint`."""
     save_total_limit: int | None = None
+    batch_argument: int | None = None
+    """What the arguments say of the device batch; the loader may make another."""
     fixed: tuple[tuple[str, str], ...] = ()
     """Knobs that cannot be changed from inside, each with the reason."""
 

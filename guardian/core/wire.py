@@ -47,11 +47,12 @@ STACKS_FD_AT_LEAST = 500
 #   stacks             bool: print the stacks of all threads on a signal (STACKS)
 #   resume             path: the checkpoint that train() is given where the script gives it none
 #   training           which training of the attempt (see the hello) goes on from `resume`, whatever the script gives it
+#   afresh             [folder]: train() is given none of the checkpoints in these, by that training
 #   arguments          {"set": {name: value}, "where": {name: value}}: what TrainingArguments are given before a trainer
 #                      is made of them, if they are those of `where`
 COMPANION_KNOBS = frozenset({
     "fingerprint", "restore_batch", "restore_intervals", "longest", "rescue", "learning_rate", "rewarm", "stacks",
-    "resume", "arguments", "training",
+    "resume", "arguments", "training", "afresh",
 })  # fmt: skip
 
 # Heartbeat lines: one JSON object per line, appended with one write each, with "v" (WIRE_VERSION on the hello),

@@ -184,3 +184,18 @@ def test_a_checkpoint_is_handed_to_the_training_that_made_it(tmp_path, before, h
     path = "/w/out/checkpoint-5" if handed else given
     assert ((path,), {}) == one.enter_train(made, (given,), {})
     assert path == one.enter_train(made, (), {"resume_from_checkpoint": given})[1]["resume_from_checkpoint"]
+
+
+@pytest.mark.parametrize(
+    "given, left",
+    [(True, None), ("/w/out/checkpoint-9", None), ("/elsewhere/checkpoint-9", "/elsewhere/checkpoint-9"), (None, None)],
+)
+def test_a_training_that_begins_afresh_is_given_nothing_of_what_it_goes_back_behind(tmp_path, given, left):
+    """A script may look for the newest checkpoint by itself; one that it began with is no such thing."""
+    companion = companion_module()
+    one = companion.Companion()
+    one.heartbeat = companion.Heartbeat(str(tmp_path))
+    one.knobs = {"afresh": ["/w/out"], "training": 1}
+    made = SimpleNamespace(args=SimpleNamespace(process_index=0, output_dir="/w/out/again-0003"))
+
+    assert ((left,), {}) == one.enter_train(made, (given,), {})

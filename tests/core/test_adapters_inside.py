@@ -185,6 +185,15 @@ def test_a_run_that_goes_back_saves_beside_what_it_leaves_and_stays_there():
         _, edits = made.resume(ARGV, None, folder)
         written = made.write(ARGV, {})
         assert {"output_dir": folder} == made.asked(written, edits, None)["arguments"]["set"]
+        assert ["/home/me/out"] == made.asked(written, edits, None)["afresh"]
+
+
+def test_a_trainer_is_known_by_its_arguments_and_not_by_what_its_loader_makes_of_them():
+    """Otherwise nothing could be changed where the two differ."""
+    made = inside.understood(ARGV, None, hello(batch_argument=4), ())
+    asked_for = made.asked(made.write(ARGV, {"workers": 1}), (), None)["arguments"]
+
+    assert {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2} == asked_for["where"]
 
 
 def test_the_family_of_a_run_is_what_the_training_told():

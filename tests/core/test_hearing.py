@@ -111,6 +111,7 @@ def test_a_hello_is_heard_with_everything_it_says():
             training=1,
             takes_resume=True,
             save_total_limit=2,
+            batch_argument=4,
             fixed=(("workers", "its own loader"),),
         ),
     )
@@ -119,7 +120,7 @@ def test_a_hello_is_heard_with_everything_it_says():
 def test_a_hello_of_an_older_companion_leaves_unknown_what_it_does_not_say():
     """Unknown is not zero, and not off."""
     new = ("device", "workers", "prefetch", "pin_memory", "eval_batch", "gradient_checkpointing", "armed", "optimizer",
-           "launcher", "training", "takes_resume", "save_total_limit")  # fmt: skip
+           "launcher", "training", "takes_resume", "save_total_limit", "batch_argument")  # fmt: skip
     (hello,) = heard({name: value for name, value in HELLO.items() if name not in new})
 
     assert {None} == {getattr(hello, name) for name in new}

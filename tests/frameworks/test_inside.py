@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,8 +10,17 @@ import pytest
 
 from guardian.core import events as ev
 from tests.faults.harness import JOBS
-from tests.frameworks.reading import python_of
-from tests.frameworks.test_runs import GLOO, SWIFT, finished_again, harm, hellos, smaller_batch, supervised
+from tests.frameworks.test_runs import (
+    FACTORY,
+    GLOO,
+    SWIFT,
+    finished_again,
+    harm,
+    hellos,
+    smaller_batch,
+    supervised,
+    tiny,
+)
 
 __all__ = ["supervised"]
 
@@ -130,8 +138,7 @@ def test_a_batch_that_the_arguments_do_not_make_is_left_alone(supervised, tmp_pa
 @pytest.mark.parametrize("harmed", ["kill", "memory"])
 def test_swift_in_train_sh(supervised, tmp_path, family, harmed):
     """Its version of the folder is a new one at each start; the accumulation that it filled in is doubled inside."""
-    python = Path(python_of(family))
-    subprocess.run([python, str(JOBS / "tiny_model.py"), str(tmp_path / "tiny")], check=True, capture_output=True)
+    python = tiny(family, tmp_path)
     words = shlex.join([*SWIFT, "--model", "tiny/model", "--dataset", "tiny/messages.jsonl", *GLOO])
     command = train_sh(tmp_path, "export NPROC_PER_NODE=2", f"{python.parent / 'swift'} {words}")
     done = {"do": "kill", "step": 6, "rank": 1} if harmed == "kill" else MEMORY | {"rank": 1, "rows": 1}
@@ -142,3 +149,14 @@ def test_swift_in_train_sh(supervised, tmp_path, family, harmed):
     else:
         smaller_batch(guarded, rows=16, before=(2, 4), after=(1, 8))
     assert ["v0", "v1"] == [Path(hello.output_dir).name.partition("-")[0] for hello in hellos(guarded)]
+
+
+@pytest.mark.long
+def test_llama_factory_in_train_sh_that_runs_out_of_memory_goes_on_with_a_smaller_batch(supervised, tmp_path):
+    """Its own search for a checkpoint is overruled, and its file is not touched."""
+    python = tiny("llamafactory", tmp_path)
+    (tmp_path / "x.yaml").write_text(json.dumps(FACTORY | {"model_name_or_path": "tiny/model", "dataset_dir": "tiny"}))
+    command = train_sh(tmp_path, f"{python.parent / 'llamafactory-cli'} train x.yaml")
+    guarded = supervised(*command, env=harm(python, **MEMORY | {"rows": 1}))
+
+    smaller_batch(guarded, rows=4, before=(2, 2), after=(1, 4))

@@ -30,7 +30,7 @@ CONTROL = "control.json"
 HEARTBEAT = "heartbeat.{rank}.jsonl"
 COMPANION_KNOBS = frozenset({
     "fingerprint", "restore_batch", "restore_intervals", "longest", "rescue", "learning_rate", "rewarm", "stacks",
-    "resume", "arguments", "training",
+    "resume", "arguments", "training", "afresh",
 })  # fmt: skip
 
 FAILURES_ALLOWED = 3
@@ -433,14 +433,17 @@ class Companion:
     @guarded
     def enter_train(self, trainer, args, kwargs):
         """The arguments of train(), with the checkpoint that a script does not hand on (TRL's own do not)."""
-        wanted = self.knobs.get("resume")
-        if not wanted:
+        wanted, afresh = self.knobs.get("resume"), self.knobs.get("afresh")
+        if not (wanted or afresh):
             return args, kwargs
         inside = beside("guardian_inside")
         path = self.heartbeat.path_of(trainer.args.process_index)
+        given = args[0] if args else kwargs.get("resume_from_checkpoint")
         if self.knobs.get("training") == inside.trainings_before(path) + 1:
-            return inside.handed(args, kwargs, wanted)
-        if (args[0] if args else kwargs.get("resume_from_checkpoint")) is not None:
+            if wanted or inside.lies_in(given, afresh):
+                return inside.handed(args, kwargs, wanted)
+            return args, kwargs
+        if given is not None or not wanted:
             return args, kwargs
         # A script may train something else first, and the checkpoint is not that trainer's.
         home = os.path.dirname(os.path.abspath(wanted))

@@ -163,3 +163,11 @@ def made_with(args, kwargs):
 def handed(args, kwargs, checkpoint):
     """The arguments of train() with this checkpoint, whatever the script says; train(resume_from_checkpoint, ...)."""
     return ((checkpoint, *args[1:]), kwargs) if args else (args, dict(kwargs, resume_from_checkpoint=checkpoint))
+
+
+def lies_in(checkpoint, folders):
+    """Whether it is one of these folders' checkpoints; True is the newest of the trainer's own."""
+    if checkpoint is True or not checkpoint:
+        return checkpoint is True
+    path = os.path.abspath(checkpoint)
+    return any(path.startswith(folder.rstrip("/") + "/") for folder in folders)

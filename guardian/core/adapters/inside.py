@@ -100,14 +100,18 @@ class Inside:
         """What the companion's environment says for this: nothing where nothing is asked."""
         moved = {edit.knob: edit.new for edit in edits if edit.knob == "output_dir"}
         arguments = {**dict(written.inside), **moved}
-        asked: dict[str, object] = {} if checkpoint is None else {"training": self.hello.training}
+        asked: dict[str, object] = {"training": self.hello.training} if checkpoint is not None or moved else {}
+        if checkpoint is None and moved:
+            # A script that looks for the newest checkpoint itself would find what is gone back behind.
+            asked["afresh"] = list(self.own_folders)
         if arguments:
             asked["arguments"] = {"set": arguments, "where": self._where()}
         return asked
 
     def _where(self) -> dict[str, Value]:
         """By what the companion knows the trainer: a script may make others."""
-        return {WRITTEN[knob]: self.spec.knob(knob) for knob in ("device_batch", "accumulation")}
+        given = self.hello.batch_argument if self.hello.batch_argument is not None else self.hello.device_batch
+        return {WRITTEN["device_batch"]: given, WRITTEN["accumulation"]: self.hello.accumulation}
 
     def _words(self) -> Words:
         """As a command would say it."""
