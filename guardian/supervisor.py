@@ -374,6 +374,8 @@ class Supervisor:
             self._renewed = self._outlook.clock.mono()
             self._journal.renew()
         attempt = self.run.attempt
+        if self.run.gpu_baseline and not isinstance(self.run.state, stands.Finished):
+            self._watch_gpus()  # a guardian that takes over before a launch has none yet
         if attempt is None or attempt.launched_wall is None:
             return
         if isinstance(self.run.state, stands.Running):

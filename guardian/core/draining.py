@@ -56,21 +56,19 @@ def judge(run: Run, attempt: Attempt, policy: Gpu, now: float) -> Clear | Later 
     ended = run.attempts[attempt.number - 2].tree_end_wall if attempt.number > 1 else None
     if attempt.drained is not None or ended is None or not run.gpu_baseline:
         return Clear()
-    seen, draining = run.gpus_seen, isinstance(run.state, stands.Draining)
+    seen, state = run.gpus_seen, run.state
     if seen is None or seen.wall <= ended:
-        fresh = ended <= now < ended + LOOK_WITHIN_S  # a clock that was set back keeps no launch waiting
-        return Later(ended + LOOK_WITHIN_S) if fresh else _over(draining=draining, still=(), number=attempt.number)
+        since = max(ended, run.supervisors[-1][0] if run.supervisors else ended)
+        if since <= now < since + LOOK_WITHIN_S:  # a clock that was set back keeps no launch waiting
+            return Later(since + LOOK_WITHIN_S)
+        return Say(ev.Drained(attempt.number, state.held)) if isinstance(state, stands.Draining) else Clear()
     still = held(run, policy.drain_tolerance_mib)
-    if not isinstance(run.state, stands.Draining):
+    if not isinstance(state, stands.Draining):
         begun = ev.DrainBegun(attempt.number, still, now + policy.drain_wait_s)
         return Say(begun) if still and policy.drain_wait_s > 0 else Clear()
-    if not still or now >= run.state.until:
-        return _over(draining=True, still=still, number=attempt.number)
-    return _reap(attempt, now) or Later(run.state.until)
-
-
-def _over(*, draining: bool, still: tuple[str, ...], number: int) -> Clear | Say:
-    return Say(ev.Drained(number, still)) if draining else Clear()
+    if not still or now >= state.until:
+        return Say(ev.Drained(attempt.number, still))
+    return _reap(attempt, now) or Later(state.until)
 
 
 def _reap(attempt: Attempt, now: float) -> Reap | None:

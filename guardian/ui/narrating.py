@@ -145,7 +145,11 @@ def _terminal_lost(_: Run, __: ev.TerminalLost, ___: float) -> str:
 
 def _stop_begun(run: Run, event: ev.StopBegun, _: float) -> str | None:
     """Who asked for it has been told."""
-    return None if run.stop_requests else f"what is left of attempt {event.attempt} is being ended: {event.why}"
+    if run.stop_requests:
+        return None
+    if event.facts:
+        return f"attempt {event.attempt} is ended before it must, and goes on from there: {event.why}"
+    return f"what is left of attempt {event.attempt} is being ended: {event.why}"
 
 
 def _save_asked(_: Run, event: ev.SaveAsked, __: float) -> str:

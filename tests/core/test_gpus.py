@@ -354,6 +354,17 @@ def test_a_clock_that_was_set_back_keeps_no_launch_waiting():
     assert isinstance(next_step(whole, NOW - 7199), Launch)
 
 
+def test_a_guardian_that_takes_over_before_the_launch_looks_first():
+    """Its probe needs a moment; what nobody can see is not called free."""
+    waiting = replace(draining(9000.0), gpus_seen=None)
+    started = ev.SupervisorStarted("resume", "")
+    early = replace(waiting, supervisors=((NOW - 1, started),))
+    late = replace(waiting, supervisors=((NOW - 60, started),))
+
+    assert Wait(NOW + 4) == next_step(early)
+    assert ("GPU 0 ...",) == next_step(late).event.held
+
+
 def test_what_a_launch_waits_for_is_read_off_the_newest_readings():
     """Unknown where they are old, and a job waits for nothing that nobody can see."""
     whole = relaunch(12000.0, (OTHER, 11000.0))

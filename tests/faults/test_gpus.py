@@ -129,6 +129,26 @@ def test_a_stop_is_heard_while_memory_is_waited_for(guarded, cards):
 
 
 @pytest.mark.long
+def test_a_guardian_that_is_killed_while_it_waits_is_followed_by_one_that_waits(guarded, cards):
+    """It looks for itself, with what the first look of the run was."""
+    one = guarded(_1="wait:go exit:1", _2="exit:0", policy=f"drain_wait_s = {PATIENCE_S}\n")
+    ready(one)
+    cards.say(used=9000)
+    touch(one, "go")
+    one.until("it waits", lambda run: isinstance(run.state, Draining))
+    one.process.kill()
+    one.process.wait()
+    one.start("resume", one.name)
+    looked(one, cards)
+    state = one.story().state
+    cards.say(used=400)
+
+    assert isinstance(state, Draining)
+    assert 0 == one.wait()
+    assert "the GPUs are free again" in one.shown()
+
+
+@pytest.mark.long
 def test_what_an_earlier_attempt_left_on_a_gpu_is_ended(guarded, cards):
     """By the run's mark; a stranger beside it is left alone, and what holds no memory there."""
     one = guarded(_1="wait:go exit:1", _2="exit:0", policy=f"drain_wait_s = {PATIENCE_S}\n")

@@ -38,6 +38,32 @@ def test_a_quiet_run_is_told_in_few_lines():
     ] == shown
 
 
+def test_what_gpus_report_and_who_holds_their_memory_is_told():
+    """With what follows from it."""
+    held = ("GPU 0 holds 8000 MiB more than at the first launch (process 77 python: 8000 MiB)",)
+    full = "the job's memory on GPU 0 climbs by 57.0 MiB a step and is full in about 20 steps"
+    shown = lines(
+        TRAINING,
+        ev.GpuFault(0, 0, "lost", 79, "the card has fallen off the bus", tell.NOW),
+        ev.StopBegun(0, full, (1,), "cuda-oom", facts=(("gpu_leak_mib_per_step", 57.0),)),
+        ev.DrainBegun(0, held, tell.NOW + 200),
+        ev.Reaped(0, 15, ("123 python train.py",)),
+        ev.Reaped(0, 15, ()),
+        ev.Drained(0),
+        ev.Drained(0, held),
+    )
+
+    assert "GPU 0 reports Xid 79: the card has fallen off the bus" == shown[2]
+    assert f"attempt 1 is ended before it must, and goes on from there: {full}" == shown[3]
+    assert shown[4].startswith("attempt 1 waits for memory of the GPUs, ")
+    assert shown[4].endswith(f" s at most\n  {held[0]}")
+    assert "SIGTERM is sent to what an earlier attempt of this run left behind\n  123 python train.py" == shown[5]
+    assert [
+        "the GPUs are free again",
+        f"the GPUs' memory is held still, and is waited for no longer: {held[0]}",
+    ] == shown[6:]
+
+
 def test_a_recovery_tells_cause_evidence_change_and_pin():
     """Each edit of the command stands where it is decided."""
     edit = ev.Edit("resume_from", None, PATH, "resume")
