@@ -240,3 +240,52 @@ def test_what_a_job_survives_or_only_shows_is_no_failure():
     )
 
     assert "unknown" == cause(log).id
+
+
+# --- an end that nobody saw ---------------------------------------------------------------------------------------
+
+
+def unseen(rebooted=False, oom_kills=0, **facts):
+    """What ended a job whose keeper is gone with it."""
+    one = attempt(None)
+    ended = replace(one.ended, oom_kills=oom_kills, rebooted=rebooted, facts=tuple(facts.items()))
+    return diagnose(RULES, replace(one, ended=ended), run(one)).cause
+
+
+@pytest.mark.parametrize("facts", [{"memory_share": 0.97}, {"oom_kills": 2}, {"oom_kills": None, "memory_share": 0.95}])
+def test_a_job_that_died_with_its_keeper_where_memory_had_run_out_is_met_by_a_smaller_batch(facts):
+    """The counter or the last figures say so: as in a container that is ended whole."""
+    found = unseen(**facts)
+
+    assert ("host_oom", HALVED) == (found.id, rungs(found)[0][0])
+    assert "nobody saw how it ended" == found.evidence[0].text
+    assert any("of the memory were in use" in line.text or "OOM kill" in line.text for line in found.evidence)
+
+
+@pytest.mark.parametrize(
+    "facts, variant",
+    [({"memory_share": 0.5}, "unseen"), ({}, "unseen"), ({"memory_share": 0.97, "rebooted": True}, "host_restart")],
+)
+def test_else_nobody_knows_and_the_batch_stays(facts, variant):
+    """Memory to spare, no figures, or a machine that was started anew."""
+    found = unseen(**facts)
+
+    assert (variant, None) == (found.variant, found.rule)
+
+
+def test_what_the_kernel_killed_decides_what_is_tried():
+    """A worker: fewer of them; a rank: a smaller batch. Neither shows in the log."""
+    worker = cause("step\n", oom_kills=1, oom_victim="worker", device="cpu")
+    rank = cause("step\n", oom_kills=1, oom_victim="rank", device="cpu")
+
+    assert ("worker", FEWER) == (worker.variant, rungs(worker)[0][0])
+    assert (None, HALVED) == (rank.variant, rungs(rank)[0][0])
+    assert "the kernel killed a rank for want of memory" in [line.text for line in rank.evidence]
+
+
+def test_conditions_that_must_not_hold_are_no_evidence():
+    """What speaks against a rule is not told as what speaks for it."""
+    found = cause("step\n", 137, oom_kills=1, memory_share=0.4, machine_oom_kills=1)
+
+    assert "host_oom" == found.id
+    assert not any("0.4" in line.text for line in found.evidence)
