@@ -57,6 +57,9 @@ ENDING_MAX_S = 300.0
 ENDING_HURRIED_S = 5.0
 """The same for whoever has asked three times to stop."""
 PATIENCE_S = 5.0
+STACKS_S = 10.0
+STACKS_MOST = 64
+"""Processes whose places are kept in the journal; ranks come first, and the attempt's folder has all of them."""
 MIB = 1024 * 1024
 PYTHON = re.compile(r"python[\d.]*")
 BATCH = 1000
@@ -410,8 +413,8 @@ class Supervisor:
                 return self.take(ev.Measured(attempt, name, self._measured(name)))
             case do.Launch(planned=planned):
                 return self._launch(planned)
-            case do.BeginStop(attempt=attempt, why=why, rule=rule, silent=silent, facts=facts):
-                return self.take(ev.StopBegun(attempt, why, self._pids(), rule, silent, facts))
+            case do.BeginStop():
+                return self._begin_stop(decision)
             case do.Tell(event=event):
                 return self.take(event)
             case do.Reap(attempt=attempt, signal=number):
@@ -424,9 +427,11 @@ class Supervisor:
                 return self._look(attempt)
             case do.LookAtWork(attempt=attempt):
                 return self._look_at_work(attempt)
-            case do.LeaveAlone(attempt=attempt):
+            case do.TakeStacks(attempt=attempt):
+                return self._take_stacks(attempt)
+            case do.LeaveAlone(attempt=attempt, unkillable=unkillable):
                 left = tuple(f"{p.pid} {p.cmdline or p.name}" for p in self._tree())
-                return self.take(ev.TreeEnded(attempt, left))
+                return self.take(ev.TreeEnded(attempt, left, unkillable))
             case do.Drain(attempt=attempt):
                 return self._read_out(attempt)
             case do.Diagnose():
@@ -589,10 +594,44 @@ class Supervisor:
         self._looked = now
         return self.take(ev.TreeSeen(attempt, self._pids()))
 
+    def _begin_stop(self, asked: do.BeginStop) -> bool:
+        said = ev.StopBegun(
+            asked.attempt, asked.why, self._pids(), asked.rule, asked.silent, asked.facts, asked.silent_s
+        )
+        return self.take(said)
+
     def _look_at_work(self, attempt: int) -> bool:
-        pids = self._pids()
+        tree = self._tree()
+        pids = tuple(p.pid for p in tree)
         work = processes.work(pids)
-        return self.take(ev.Activity(attempt, pids, work.cpu_s, work.io_bytes, self._outlook.clock.wall()))
+        own = logs.own_bytes(self._attempt_folder(attempt))
+        moved = None if work.io_bytes is None else work.io_bytes - own
+        ranks = {rank.pid for rank in self.run.attempts[attempt - 1].ranks}
+        others = processes.work(set(pids) - ranks).cpu_s if ranks else None
+        from guardian.core.gpus import computes  # noqa: PLC0415 - the first launch does not wait for it
+
+        now, held = self._outlook.clock.wall(), processes.held(tree)
+        gpu = computes(self.run, self.run.attempts[attempt - 1], now)
+        return self.take(ev.Activity(attempt, pids, work.cpu_s, moved, now, others, held, gpu))
+
+    def _take_stacks(self, number: int) -> bool:
+        """Once for each answer that was heard: they take seconds."""
+        attempt = self.run.attempts[number - 1]
+        folder, clock = self._attempt_folder(number), self._outlook.clock
+
+        def ask() -> None:
+            from guardian.core import stacks as standing  # noqa: PLC0415 - the first launch does not wait for it
+            from guardian.host import stacks  # noqa: PLC0415 - the first launch does not wait for it
+
+            found: tuple[standing.Stack, ...] = ()
+            try:
+                found = stacks.collect(self._tree(), standing.ranks_of(attempt), folder, STACKS_S)
+            except Exception as error:  # noqa: BLE001 - what breaks here costs the stacks, and nothing else
+                self.post(ev.SourceLost("stacks", repr(error), number))
+            self.post(ev.StacksTaken(number, found[:STACKS_MOST], clock.wall()))
+
+        told = attempt.stacks[-1].wall if attempt.stacks else 0.0
+        return self._start((f"stacks after {told}", number), ask)
 
     def _tree(self) -> tuple[processes.Process, ...]:
         attempt = self.run.attempt

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardian.cli import parsing
 from guardian.core import figures
 from guardian.core import run as stands
+from guardian.core.policy import from_tables
+from guardian.core.silence import standing as standing_of
 from guardian.core.values import dataclass
-from guardian.core.wire import socket_name
+from guardian.core.wire import JOB_LOG, socket_name
 from guardian.errors import GuardianError
 from guardian.host import control, keeping, metricsfile, registry, runs, standing
 from guardian.ui.plain import printable
 
 if TYPE_CHECKING:
-    from guardian.core.run import Run
+    from guardian.core.run import Attempt, Run
+    from guardian.core.silence import Standing
     from guardian.host.runs import RunFolder
 
 EXAMPLE = """example:
@@ -44,12 +49,17 @@ class Row:
     attempt: int | None
     last_cause: str | None
     silence_budget_s: float | None
+    """How long nothing may happen in the phase that the job is in, by its newest steps; null: nobody watches that."""
     folder: str
     problem: str | None = None
     host: dict[str, float] | None = None
     """Figures of the living attempt as they were last (core/figures.py); `at` is when, in wall seconds."""
     family: str | None = None
     """The framework whose command it is; `inside`: the training itself told what the command does not."""
+    silence_left_s: float | None = None
+    """Of that budget; below 0 the job is being looked at, and is ended only if it stands still."""
+    silence_phase: str | None = None
+    """start-up, skipping data, first steps, training, evaluation, saving or teardown."""
 
 
 def main(argv: list[str]) -> int:
@@ -99,22 +109,35 @@ def _row(folder: RunFolder, *, remember: bool) -> Row:
         registry.enter(registry.Entry(run.created.run, folder, run.created.name, run.created_wall))
     attempt = run.attempt
     cause = next((a.diagnosed.cause for a in reversed(run.attempts) if a.diagnosed and a.diagnosed.cause), None)
+    state = _state(run)
+    silence = _silence(run, attempt, folder) if state in ("starting", "running") and attempt else None
     lives = isinstance(run.state, stands.LIVING) and attempt is not None and attempt.job is not None
     return Row(
         run=run.created.name,
-        state=_state(run),
+        state=state,
         pid=attempt.job.pid if lives and attempt and attempt.job else None,
         step=attempt.last_step if attempt else None,
         max_steps=attempt.max_steps if attempt else None,
         attempt=attempt.number if attempt else None,
         last_cause=cause.id if cause else None,
-        silence_budget_s=None,
+        silence_budget_s=silence.budget_s if silence else None,
         folder=str(folder.path),
         family=run.family,
         host=figures.latest(metricsfile.last(folder.attempt_dir(attempt.number) / metricsfile.NAME))
         if lives and attempt
         else None,
+        silence_left_s=round(silence.due - time.time(), 1) if silence else None,
+        silence_phase=silence.phase if silence else None,
     )
+
+
+def _silence(run: Run, attempt: Attempt, folder: RunFolder) -> Standing | None:
+    """The budget of the phase that the job is in, by what its newest words tell."""
+    policy, _ = from_tables(json.loads(run.created.policy))
+    with contextlib.suppress(OSError):
+        log = folder.attempt_dir(attempt.number) / JOB_LOG
+        attempt = replace(attempt, printed_wall=log.stat().st_mtime)
+    return standing_of(run, attempt, policy) if attempt.launcher is None else None
 
 
 def _state(run: Run) -> str:
@@ -142,7 +165,15 @@ def _line(row: Row) -> str:
     number = f"attempt {row.attempt}" if row.attempt else "no attempt"
     folder = Path(row.folder)
     where = "" if folder.parent == parsing.RUNS.absolute() else f" ({folder})"
-    return f"{row.run}: {_in_words(row.state)}, {number}, {steps}{cause}{_host(row.host or {})}{where}"
+    return f"{row.run}: {_in_words(row.state)}, {number}, {steps}{_countdown(row)}{cause}{_host(row.host or {})}{where}"
+
+
+def _countdown(row: Row) -> str:
+    """How long nothing has happened, and how long that may last."""
+    if row.silence_budget_s is None or row.silence_left_s is None:
+        return ""
+    silent = max(0.0, row.silence_budget_s - row.silence_left_s)
+    return f", silent for {silent:.0f} of {row.silence_budget_s:.0f} s ({row.silence_phase})"
 
 
 def _host(known: dict[str, float]) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CHECKING_MAX_S = 600
 """For pinning a checkpoint; then the attempt goes on unpinned, said so."""
 LOOK_EVERY_S = 1.0
+STACKS_S = 20
+"""For the processes of a job that hangs to say where they stand; then it is ended without."""
 AWAITED_EVERY_S = 5.0
 """Between two looks at what a launch waits for."""
 SAVE_MARGIN_STEPS = 2
@@ -106,6 +108,7 @@ class BeginStop:
     """The phase whose silence was too long."""
     facts: tuple[tuple[str, float], ...] = ()
     """What the decision stands on, of a job that works and is to save before: it is planned, nothing has failed yet."""
+    silent_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +142,18 @@ class LookAtWork:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeStacks:
+    """Ask the processes of the tree where they stand."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveAlone:
     """Call the attempt over although processes of it live on."""
 
     attempt: int
+    unkillable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +204,7 @@ Decision = (
     | SendSignal
     | Look
     | LookAtWork
+    | TakeStacks
     | LeaveAlone
     | Drain
     | Diagnose
@@ -273,7 +285,7 @@ def _living(run: Run, attempt: Attempt, policy: Policy, now: float) -> Decision:
         return BeginStop(attempt.number, f"asked for by {run.stop_requests[-1][1].by.spelt}")
     if attempt.launcher is None or attempt.launcher_wall is None:
         found = _suspicious(attempt, policy, now)
-        found = _silent(attempt, policy, now, found) if isinstance(found, Wait) else found
+        found = _silent(run, attempt, policy, now, found) if isinstance(found, Wait) else found
         return _filling(attempt, found) if isinstance(found, Wait) and attempt.gpus else found
     if attempt.launcher.code == 0:
         return _lingering(attempt, attempt.launcher_wall + policy.stop.linger_s, now)
@@ -299,20 +311,22 @@ def _suspicious(attempt: Attempt, policy: Policy, now: float) -> Decision:
     return BeginStop(attempt.number, why, first.rule)
 
 
-def _silent(attempt: Attempt, policy: Policy, now: float, otherwise: Wait) -> Decision:
+def _silent(run: Run, attempt: Attempt, policy: Policy, now: float, otherwise: Wait) -> Decision:
     """Of a job in which nothing happens: wait, look at what it does, or end it."""
     from guardian.core import pending, silence  # noqa: PLC0415 - the first launch does not wait for it
 
-    standing = silence.standing(attempt, policy)
+    standing = silence.standing(run, attempt, policy)
     if standing is None:
         return otherwise
-    found = silence.judge(standing, attempt.activity, now)
+    found = silence.judge(standing, attempt, now)
     if isinstance(found, pending.Patience):
         times = [until for until in (found.until, otherwise.until) if until is not None]
         return Wait(min(times, default=None))
     if isinstance(found, pending.Doubt):
         return LookAtWork(attempt.number)
-    return BeginStop(attempt.number, found.why, silent=standing.phase)
+    if isinstance(found, silence.Sample):
+        return TakeStacks(attempt.number)
+    return BeginStop(attempt.number, found.why, silent=standing.phase, silent_s=found.silent_s)
 
 
 def _filling(attempt: Attempt, otherwise: Wait) -> Decision:
@@ -344,7 +358,9 @@ def _stopping(run: Run, attempt: Attempt, state: stands.Stopping, policy: Policy
     if state.stage == "asked":
         stop = attempt.stop
         if stop is not None and (stop.rule or stop.silent) and not stop.facts:
-            return SendSignal(number, signals.SIGTERM)  # it hangs: nobody is there to save
+            # It hangs: nobody is there to save, and where it hangs is known only as long as it lives.
+            ask = not hurry and now < state.since + STACKS_S and _stands_somewhere(attempt, stop)
+            return TakeStacks(number) if ask else SendSignal(number, signals.SIGTERM)
         due = state.since + HEARD_LATE_S
         if hurry <= 1 and now < due and _may_have_begun(run, attempt):
             return Wait(due)
@@ -364,11 +380,17 @@ def _stopping(run: Run, attempt: Attempt, state: stands.Stopping, policy: Policy
 
 def _killing(attempt: Attempt, state: stands.Stopping, policy: Policy, now: float) -> Decision:
     if now >= state.since + policy.stop.kill_wait_s:
-        text = f"processes of attempt {attempt.number} survive SIGKILL: the machine needs a reboot (or the GPU a reset)"
-        return Finish(ev.RunFinished(ev.Outcome.GAVE_UP, EXIT_GAVE_UP, text))
+        return LeaveAlone(attempt.number, unkillable=True)
     last = attempt.signalled[-1][0] if attempt.signalled else state.since
     due = last + LOOK_EVERY_S
     return SendSignal(attempt.number, signals.SIGKILL) if now >= due else Wait(due)
+
+
+def _stands_somewhere(attempt: Attempt, stop: ev.StopBegun) -> bool:
+    """Whether its stacks can tell what a silent job waits for, and have not been taken since it is being stopped."""
+    stalled = any(one.rule == stop.rule and one.confirm == "stall" for _, one in attempt.suspected)
+    taken = bool(attempt.stacks) and attempt.stacks[-1].wall >= (attempt.stop_wall or 0.0)
+    return (stop.silent is not None or stalled) and not taken
 
 
 def _may_have_begun(run: Run, attempt: Attempt) -> bool:
@@ -432,6 +454,9 @@ def _after(run: Run, attempt: Attempt, terms: Terms, now: float) -> Decision:
     if cause is None:
         return Finish(_finished(run))
     terms = terms.informed(run)
+    if cause.id == "unkillable" and attempt.number > run.fresh_from:
+        text = f"processes of attempt {attempt.number} survive SIGKILL: the machine needs a reboot (or the GPU a reset)"
+        return Finish(ev.RunFinished(ev.Outcome.GAVE_UP, EXIT_GAVE_UP, text))
     if run.stop_requests:
         return _stopped(run)
     if attempt.number <= run.fresh_from:

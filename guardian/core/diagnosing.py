@@ -22,6 +22,7 @@ from guardian.core.silence import TEARDOWN
 
 EXIT_0_EARLY = "exit_0_early"
 LAST_LINES = 3
+STACK_LINES = 30
 FINITE_OVER = 3
 """So many last logs with a gradient that is no number are a training that has gone bad; one is a skipped step."""
 FROM_OUTSIDE = frozenset(SIGNALS[name] for name in ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM"))
@@ -37,6 +38,8 @@ def diagnose(rules: tuple[Rule, ...], attempt: Attempt, run: Run) -> Diagnosed:
     case = cases.make(rules, attempt, run)
     if attempt.start_failed is not None:
         cause: Cause | None = _not_started(attempt.start_failed)
+    elif attempt.tree_end is not None and attempt.tree_end.unkillable:
+        cause = _unkillable(attempt.tree_end.left_alone)
     elif _finished(case) or _trained_unseen(case) or _would_not_leave(case) or _aborted_leaving(case):
         cause = _went_bad(case)
     elif attempt.stop is not None and case.ended_by_us:
@@ -174,21 +177,56 @@ def _confirmed(case: Case, stop: StopBegun) -> Cause | None:
 
 
 def _hung(case: Case, stop: StopBegun) -> Cause | None:
-    """Guardian ended a job in which nothing happened any more."""
-    if stop.silent != TEARDOWN or case.run.stop_requests:
+    """Guardian ended a job in which nothing happened any more: for how long, and where its processes stood."""
+    if stop.silent is None or case.run.stop_requests:
         return None
+    ended = Line(None, stop.why)
+    places = _places(case, stop)
+    if stop.silent == TEARDOWN:
+        return _did_not_leave(case, stop, (ended, *places))
+    lines = (*places[:1], ended, *places[1:])
+    rule = next((one for one in case.rules if one.failure == "hang_no_output" and one.variant(case.facts)), None)
+    if rule is not None:
+        return _of_rule(case, rule, lines[0], {}, lines[1:])
+    title = "It hung: nothing happened any more, and guardian ended it"
+    return Cause("hang_no_output", None, None, title, lines, 3)
+
+
+def _places(case: Case, stop: StopBegun) -> tuple[Line, ...]:
+    """Where the ranks stood when it was ended, in one line, and their innermost calls."""
+    from guardian.core import stacks  # noqa: PLC0415 - only a job that hung has any
+
+    since = case.attempt.stop_wall or 0.0
+    taken = next((one.stacks for one in reversed(case.attempt.stacks) if one.wall >= since and one.stacks), ())
+    groups = [one for one in stacks.group(taken) if one.kind in ("rank", "worker") or not case.attempt.hellos]
+    ranks = stacks.summary(groups)
+    told = stacks.words(groups, most=STACK_LINES)
+    return tuple(Line(None, text) for text in ((ranks,) if ranks else ()) + told) if stop.silent else ()
+
+
+def _did_not_leave(case: Case, stop: StopBegun, told: tuple[Line, ...]) -> Cause:
     step, total = cases.last_step(case.attempt), cases.max_steps(case.attempt, case.run)
-    said = f"the training of every rank was over at step {_count(step)} of {_count(total)}"
-    count = len(stop.pids)
-    ended = f"{stop.why}; {count} {'process' if count == 1 else 'processes'} ended by guardian"
+    said = f"its training was over at step {_count(step)} of {_count(total)}; {len(stop.pids)} processes were ended"
     return Cause(
         id="hang_no_output",
         variant=TEARDOWN,
         rule=None,
         title="It had trained, and its processes neither worked nor left",
-        evidence=(Line(None, ended), Line(None, said)),
+        evidence=(*told[:1], Line(None, said), *told[1:]),
         retries=1,
         advice="Whether it did what it does after its training is not known: see whether its last model is there.",
+    )
+
+
+def _unkillable(left: tuple[str, ...]) -> Cause:
+    return Cause(
+        id="unkillable",
+        variant=None,
+        rule=None,
+        title="Processes of it survive SIGKILL: they hang in the kernel",
+        evidence=tuple(Line(None, f"still there: {one}") for one in left) or (Line(None, "what is left is not known"),),
+        retries=0,
+        advice="Only the machine's restart (or the GPU's reset) ends them; nothing is started beside them.",
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum
 
 from guardian.core.cards import Card
+from guardian.core.stacks import Stack
 from guardian.core.values import dataclass
 
 
@@ -292,7 +293,9 @@ class TreeEnded:
 
     attempt: int
     left_alone: tuple[str, ...] = ()
-    """Processes that outlived a finished job and were left running, named."""
+    """Processes that were left running, named: they outlived a finished job, or SIGKILL."""
+    unkillable: bool = False
+    """They were killed and are still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +319,8 @@ class StopBegun:
     """The phase (core/silence.py) in which nothing happened for longer than it may; None: it was not for that."""
     facts: tuple[tuple[str, float], ...] = ()
     """What the decision stands on, where the job worked and was asked to save first."""
+    silent_s: float | None = None
+    """For how long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -633,8 +638,25 @@ class Activity:
     attempt: int
     pids: tuple[int, ...]
     cpu_s: float
-    io_bytes: int
-    """Read and written by system calls, to any file, pipe or socket."""
+    io_bytes: int | None
+    """Read and written by system calls, to any file, pipe or socket, without what job.log and the heartbeats took;
+    None: nobody may look."""
+    wall: float
+    others_cpu_s: float | None = None
+    """Of processes that are no ranks; None: nobody knows which are."""
+    held: bool = False
+    """Somebody stopped all of it (SIGSTOP), or debugs one of its processes."""
+    gpu: bool | None = None
+    """Whether a GPU computes for it; None: nobody tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class StacksTaken:
+    """Where the processes of the tree stood."""
+
+    attempt: int
+    stacks: tuple[Stack, ...]
+    """Empty: none could be had."""
     wall: float
 
 
@@ -723,7 +745,8 @@ Journalled = (
     RunCreated | SupervisorStarted | StopRequested | TerminalLost | SourceLost | Noted | ClockSet | RunFinished
     | Planned | Pinned | Rated | Launched | LaunchUndone | JobStarted | RankFound | StartFailed | LauncherExited
     | TreeEnded | KeeperLost | StopBegun | SaveAsked | Signalled | Ended | Diagnosed | CheckpointSeen | Hit | Suspected
-    | Positions | Hello | TrainingEnded | ExceptionLeft | GpuFault | GpuBaseline | DrainBegun | Reaped | Drained
+    | StacksTaken | Positions | Hello | TrainingEnded | ExceptionLeft | GpuFault | GpuBaseline | DrainBegun | Reaped
+    | Drained
 )  # fmt: skip
 Observed = (
     StepDone | LossSeen | OwnWork | Logged | LongestSeen | RateSet | PhaseChanged | Measured | TreeSeen | Activity

@@ -41,6 +41,10 @@ SAFE_SHARE = 0.03
 """Of the card: evaluation and the save itself take a little more than a step."""
 STALE_S = 60.0
 """Readings that are older say nothing of now."""
+BUSY_PERCENT, TRAFFIC_PERCENT = 10.0, 2.0
+"""Of the time: in which some kernel runs, and in which memory is read or written, of a card that does work."""
+COMPUTES_FRESH_S = 30.0
+"""An older reading says nothing of now."""
 SURVIVED_S = 10.0
 """A step so long after a fault: the job went on. A lost card is never survived."""
 GRAVITY = ("lost", "hardware", "program")
@@ -122,6 +126,22 @@ def foreign_mib(card: Card, pids: frozenset[int]) -> float | None:
 
 def _ours(card: Card, pids: frozenset[int]) -> tuple[Holder, ...]:
     return tuple(one for one in card.processes or () if one.ours or one.pid in pids)
+
+
+def computes(run: Run, attempt: Attempt, now: float) -> bool | None:
+    """Whether a card that the job uses does work now; None: nobody tells.
+
+    Kernels that only wait for other ranks (NCCL's) keep a card busy all the time and read and write next to nothing.
+    """
+    seen = run.gpus_seen
+    used = {one.uuid for one in attempt.gpus if one.ours}
+    if seen is None or abs(now - seen.wall) > COMPUTES_FRESH_S:
+        return None
+    cards = [one for one in seen.cards if one.uuid in used and not one.mig]
+    known = [(one.utilisation, one.memory_traffic) for one in cards]
+    if not known or any(busy is None or traffic is None for busy, traffic in known):
+        return None
+    return any((busy or 0) >= BUSY_PERCENT and (traffic or 0) >= TRAFFIC_PERCENT for busy, traffic in known)
 
 
 # --- verdicts ----------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def judge(attempt: Attempt, policy: Policy, now: float, step_s: float | None) ->
 
 def idle(before: Activity, after: Activity) -> bool:
     """Whether the same processes did next to nothing in between."""
-    if before.pids != after.pids:
+    if before.pids != after.pids or before.io_bytes is None or after.io_bytes is None or after.gpu:
         return False
     over_s = max(after.wall - before.wall, 1e-3)
     moved = after.io_bytes - before.io_bytes

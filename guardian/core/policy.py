@@ -49,8 +49,20 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """How long nothing may happen before a job is looked at, and ended if it stands still."""
+    """How long nothing may happen before a job that stands still is ended."""
 
+    minimum_s: float = 60
+    """Between two steps of steady training; longer where the job's own steps are."""
+    factor: float = 5
+    """Times the 99th percentile of the time between two steps."""
+    startup_s: float = 1800
+    """Until the training loop begins, and until its first steps are done: loading, tokenising, compiling."""
+    skip_s: float = 14400
+    """Until the first step where a resume skips data."""
+    evaluation_s: float = 3600
+    """In an evaluation."""
+    saving_s: float = 1800
+    """In a save."""
     teardown_s: float = 900
     """After the training of every rank is over: no print, and next to no computing, reading and writing."""
 

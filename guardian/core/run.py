@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LOSS_MAY_LAG = 2
 """Steps after which a loss that has not come is taken as unknown (companions read it one step late)."""
 LOOKS_KEPT = 16
+STACKS_KEPT = 4
+GAPS_KEPT = 64
+"""The longest pauses between two steps: the 99th percentile of up to 6400 is among them."""
 PARTIAL_MOST = 4096
 """Steps that wait for a rank's report; beyond it that rank is silent for good (its companion broke)."""
 
@@ -133,6 +136,38 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
+class Gaps:
+    """Wall seconds between the steps of a training loop, without evaluations and saves.
+
+    Those of rank 0 alone: a replay hears the ranks in another order.
+    """
+
+    count: int = 0
+    longest: tuple[float, ...] = ()
+    """The longest first."""
+    last: float | None = None
+    """When the last step, evaluation or save was over; None: before the loop's first step."""
+    at: int = -1
+    """The last step."""
+
+    def step(self, step: int, wall: float) -> Gaps:
+        """After one more step."""
+        if step <= self.at:
+            return self
+        gap, longest = wall - (wall if self.last is None else self.last), self.longest
+        if gap <= 0:  # the first one, or the clock was set back
+            return replace(self, last=wall, at=step)
+        if len(longest) < GAPS_KEPT or gap > longest[-1]:
+            longest = tuple(sorted((*longest, gap), reverse=True)[:GAPS_KEPT])
+        return Gaps(self.count + 1, longest, wall, step)
+
+    def percentile_99(self) -> float | None:
+        """The pause that one in a hundred exceeds; None before there are any."""
+        at = -(-self.count // 100)
+        return self.longest[min(at, len(self.longest)) - 1] if self.longest else None
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One launch of the job, from its plan to its diagnosis."""
 
@@ -169,6 +204,12 @@ class Attempt:
     """When an optimizer step was last seen to complete, or a phase to begin or end."""
     printed_wall: float | None = None
     """When job.log was last seen to have grown."""
+    clock_wall: float | None = None
+    """When the machine's clock was last set: no time before it can be compared with one after it."""
+    gaps: Gaps = Gaps()
+    """Of the training loop at hand."""
+    stacks: tuple[ev.StacksTaken, ...] = ()
+    """The last times that its processes were asked where they stand."""
     exceptions: tuple[ev.ExceptionLeft, ...] = ()
     training_ends: tuple[ev.TrainingEnded, ...] = ()
     launcher: ev.LauncherExited | None = None
@@ -296,8 +337,8 @@ def as_journalled(run: Run) -> Run:
             activity=(),
             measured=None,
             step_wall=None,
-            printed_wall=None,
             gpus=(),
+            gaps=Gaps(),
             alive=frozenset(one.stop.pids) if one.stop else frozenset(),
         )
         for one in run.attempts
@@ -395,9 +436,8 @@ def _clock_set(run: Run, event: ev.ClockSet, wall: float) -> Run:
         launcher_wall=launcher,
         launched_wall=launched,
         signalled=signalled,
-        step_wall=None if last.step_wall is None else last.step_wall + by,
-        printed_wall=None if last.printed_wall is None else last.printed_wall + by,
-        activity=tuple(replace(one, wall=one.wall + by) for one in last.activity),
+        clock_wall=wall,
+        activity=(),
     )
     return replace(run, state=state, attempts=(*run.attempts[:-1], last))
 
@@ -430,11 +470,11 @@ def _hello(attempt: Attempt, event: ev.Hello, _: float) -> Attempt:
     others = tuple(h for h in attempt.hellos if h.rank != event.rank)
     # A job may train more than once: the end of an earlier loop is not the end of this one.
     ends = tuple(end for end in attempt.training_ends if end.rank != event.rank)
-    return replace(attempt, hellos=(*others, event), training_ends=ends)
+    gaps = attempt.gaps if event.rank else Gaps()
+    return replace(attempt, hellos=(*others, event), training_ends=ends, gaps=gaps)
 
 
 def _training_ended(attempt: Attempt, event: ev.TrainingEnded, _: float) -> Attempt:
-    attempt = replace(attempt, step_wall=max(attempt.step_wall or 0.0, event.wall or 0.0) or None)
     known = {(end.rank, end.step, end.by) for end in attempt.training_ends}
     if (event.rank, event.step, event.by) in known:
         return attempt
@@ -448,8 +488,10 @@ def _positions(attempt: Attempt, event: ev.Positions, wall: float) -> Attempt:
 
 def _step_done(attempt: Attempt, event: ev.StepDone, _: float) -> Attempt:
     rank_steps = _raise_rank(attempt.rank_steps, event.rank, event.step)
-    if rank_steps != attempt.rank_steps:
-        attempt = replace(attempt, step_wall=max(attempt.step_wall or 0.0, event.wall))
+    gaps = attempt.gaps if event.rank else attempt.gaps.step(event.step, event.wall)
+    step_wall = max(attempt.step_wall or 0.0, event.wall)
+    if gaps is not attempt.gaps or step_wall != attempt.step_wall:
+        attempt = replace(attempt, step_wall=step_wall, gaps=gaps)
     part = _partial(attempt, event.step)
     if part is None or any(d.rank == event.rank for d in part.done):
         return attempt if rank_steps == attempt.rank_steps else replace(attempt, rank_steps=rank_steps)
@@ -483,7 +525,10 @@ def _logged(attempt: Attempt, event: ev.Logged, _: float) -> Attempt:
         if known.step > event.step or known == event:
             return attempt
     wall = attempt.step_wall if event.wall is None else max(attempt.step_wall or 0.0, event.wall)
-    return replace(attempt, logged=attempt.logged.append(event), step_wall=wall)
+    gaps = attempt.gaps
+    if not attempt.hellos and event.wall is not None and event.step is not None:
+        gaps = gaps.step(event.step, event.wall)
+    return replace(attempt, logged=attempt.logged.append(event), step_wall=wall, gaps=gaps)
 
 
 def _hit(attempt: Attempt, event: ev.Hit, _: float) -> Attempt:
@@ -507,7 +552,12 @@ def _longest_seen(attempt: Attempt, event: ev.LongestSeen, _: float) -> Attempt:
 def _phase_changed(attempt: Attempt, event: ev.PhaseChanged, _: float) -> Attempt:
     """An evaluation or a save that begins or ends is a sign of life like a step."""
     attempt = replace(attempt, step_wall=max(attempt.step_wall or 0.0, event.wall or 0.0))
-    return replace(attempt, phase=event.phase) if event.rank == 0 else attempt
+    if event.rank != 0:
+        return attempt
+    gaps = attempt.gaps
+    if gaps.last is not None and event.wall is not None:
+        gaps = replace(gaps, last=max(gaps.last, event.wall))
+    return replace(attempt, phase=event.phase, gaps=gaps)
 
 
 def _checkpoint_seen(attempt: Attempt, event: ev.CheckpointSeen, _: float) -> Attempt:
@@ -548,6 +598,7 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.Diagnosed: lambda a, e, _: replace(a, diagnosed=e),
     ev.CheckpointSeen: _checkpoint_seen,
     ev.Activity: lambda a, e, _: replace(a, activity=(*a.activity, e)[-LOOKS_KEPT:]),
+    ev.StacksTaken: lambda a, e, _: replace(a, stacks=(*a.stacks, e)[-STACKS_KEPT:]),
     ev.Measured: lambda a, e, w: replace(a, measured=(w, e)),
     ev.Hit: _hit,
     ev.Suspected: _suspected,

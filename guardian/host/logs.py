@@ -38,6 +38,15 @@ OnLost = Callable[[str, str], None]
 """(source, why)."""
 
 
+def own_bytes(folder: Path) -> int:
+    """What an attempt has written for guardian alone, or has had written: its log and its heartbeats."""
+    total = 0
+    for path in (folder / wire.JOB_LOG, *folder.glob(wire.HEARTBEAT_GLOB)):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
 class Tail:
     """A growing file, read on from where the last read ended; it need not exist yet."""
 

@@ -159,20 +159,31 @@ class Work:
     """What processes have done since they began."""
 
     cpu_s: float
-    io_bytes: int
-    """Read and written by system calls (rchar and wchar, proc(5)); network file systems count too."""
+    io_bytes: int | None
+    """Read and written by system calls (rchar and wchar, proc(5)); network file systems count too. None: of a process
+    that lives nobody may know."""
 
 
 def work(pids: Iterable[int]) -> Work:
-    """The sums over these processes; what has gone meanwhile, or may not be looked at, counts nothing."""
-    cpu, moved = 0, 0
+    """The sums over these processes; what has gone meanwhile counts nothing."""
+    cpu, moved, hidden = 0, 0, False
     for pid in pids:
         with contextlib.suppress(OSError, ValueError, IndexError):
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
             cpu += int(fields[11]) + int(fields[12])
-            lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+            try:
+                lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+            except PermissionError:
+                hidden = True
+                continue
             moved += sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "wchar:")))
-    return Work(cpu / os.sysconf("SC_CLK_TCK"), moved)
+    return Work(cpu / os.sysconf("SC_CLK_TCK"), None if hidden else moved)
+
+
+def held(tree: Iterable[Process]) -> bool:
+    """Whether somebody has stopped all of these processes, or looks into one of them with a debugger."""
+    states = [process.state for process in tree]
+    return "t" in states or (bool(states) and all(state == "T" for state in states))
 
 
 def age(process: Process) -> tuple[int, int]:

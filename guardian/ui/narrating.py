@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from guardian.core.run import Attempt, Run
 
 TEXT_MAX = 200
+STACK_LINES = 16
 UNKNOWN_PROGRAM = "  guardian does not know this program: it is watched, explained and restarted as it is, never edited"
 UNKNOWN_YET = (
     "  guardian does not know this command: what trains in it is learnt from inside, once it does; until then it is\n"
@@ -149,7 +150,18 @@ def _stop_begun(run: Run, event: ev.StopBegun, _: float) -> str | None:
         return None
     if event.facts:
         return f"attempt {event.attempt} is ended before it must, and goes on from there: {event.why}"
-    return f"what is left of attempt {event.attempt} is being ended: {event.why}"
+    what = f"attempt {event.attempt}" if event.silent else f"what is left of attempt {event.attempt}"
+    return f"{what} is being ended: {event.why}"
+
+
+def _stacks_taken(run: Run, event: ev.StacksTaken, _: float) -> str | None:
+    """Those of a job that is being ended; others are looks at one that is only silent."""
+    if run.attempts[event.attempt - 1].stop is None or not event.stacks:
+        return None
+    from guardian.core import stacks  # noqa: PLC0415 - only a job that hangs has any
+
+    told = stacks.words(stacks.group(event.stacks), most=STACK_LINES, frames=4)
+    return "\n  ".join(("where its processes stand:", *map(mask, told)))
 
 
 def _save_asked(_: Run, event: ev.SaveAsked, __: float) -> str:
@@ -242,6 +254,7 @@ _LINES: dict[type, Callable[..., str | None]] = {
     ev.StopRequested: _stop_requested,
     ev.TerminalLost: _terminal_lost,
     ev.StopBegun: _stop_begun,
+    ev.StacksTaken: _stacks_taken,
     ev.SaveAsked: _save_asked,
     ev.Signalled: _signalled,
     ev.KeeperLost: _keeper_lost,

@@ -13,6 +13,7 @@ import pytest
 from guardian.core import events as ev
 from guardian.core.diagnosing import diagnose, remark
 from guardian.core.rules import PROGRESS
+from guardian.core.stacks import Frame, Stack
 from guardian.core.trail import Trail
 from guardian.host import rulebook
 from guardian.host.matching import Matcher
@@ -450,6 +451,33 @@ def test_a_program_that_may_still_write_its_model_is_not_taken_for_finished(fami
     one = attempt(-15, checkpoints=WHOLE, **OVER, **WOULD_NOT_LEAVE)
 
     assert ("hang_no_output", "teardown", 1) == judged(cause(one, family=family))
+
+
+def test_a_hang_names_the_rank_that_the_others_wait_for():
+    """In its first line of evidence, with the budget that was over; it is tried again three times."""
+    stopped = Stack(11, 1, "rank", 1, "python", "proc", state="T")
+    frames = (Frame("/x/site-packages/torch/distributed/c10d.py", 9, "all_reduce"), Frame("/x/train.py", 3, "step"))
+    waits = Stack(10, 1, "rank", 0, "python", "faulthandler", frames=frames, digest="a", state="S")
+    stop = ev.StopBegun(1, "no step has been made for 61 s", (10, 11), silent="training", silent_s=61.0)
+    told = {"stop": stop, "stop_wall": 20.0, "stacks": (ev.StacksTaken(1, (waits, stopped), 21.0),)}
+    found = cause(attempt(-15, steps=9, total=60, **told))
+
+    assert ("hang_no_output", "silent", 3) == judged(found)
+    assert "Nothing happened any more for 61 s (training)" == found.title
+    assert found.evidence[0].text.startswith("rank 1 is stopped by a signal")
+    assert "rank 0 stands in all_reduce at c10d.py:9" in found.evidence[0].text
+    assert "no step has been made for 61 s" == found.evidence[1].text
+    assert "asked" == cause(attempt(-15, steps=9, total=60, **told), stop_requests=ASKED).variant
+    assert ("hang_no_output", None, 3) == judged(cause(attempt(-15, steps=9, total=60, **told), rules=()))
+    assert "no step has been made for 61 s" == cause(attempt(-15, steps=9, **told | {"stacks": ()})).evidence[0].text
+
+
+def test_what_survives_sigkill_is_unkillable():
+    """Whatever it was ended for; nothing is started beside it."""
+    left = ev.TreeEnded(1, ("11 python train.py",), unkillable=True)
+
+    assert ("unkillable", None, 0) == judged(cause(attempt(None, tree_end=left), stop_requests=ASKED))
+    assert (None, "still there: 11 python train.py") == first_line(cause(attempt(None, tree_end=left)))
 
 
 def test_a_rank_that_is_aborted_while_it_leaves_has_trained():

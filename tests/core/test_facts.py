@@ -116,7 +116,9 @@ def test_every_fact_that_is_computed_is_in_the_table():
     left = ev.ExceptionLeft(1, 0, 5, "E", "x", phase="eval", longest=9)
     bad = Trail().append(ev.Logged(1, 12, 100, float("nan"), 1.0, 1e-4))
     broken = (ev.GpuFault(1, 0, "hardware", 48, "an ECC error", 0.0),)
-    full = attempt(1, hellos=(HELLO,), exceptions=(left,), phase="eval", logged=bad, gpu_faults=broken)
+    stop = ev.StopBegun(1, "no step", (9,), silent="training", silent_s=61.0)
+    seen = {"gpu_faults": broken, "stop": stop}
+    full = attempt(1, hellos=(HELLO,), exceptions=(left,), phase="eval", logged=bad, **seen)
 
     assert known(full).keys() <= FACTS.keys()
     assert all(fact.about and fact.unit and fact.source and fact.when_unknown for fact in FACTS.values())

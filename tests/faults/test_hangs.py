@@ -40,3 +40,41 @@ def test_a_rank_that_does_not_leave_after_its_training_is_ended_and_the_run_is_f
     assert "had trained to its last step" in guarded.events(ev.RunFinished)[0].reason
     assert "would not leave were ended" in report["summary"] + guarded.shown()
     assert "proved" == report["certificate"]["verdict"]
+
+
+def hung_once(guarded, steps):
+    """The report of a run whose first attempt hung."""
+    assert 0 == guarded.run(), guarded.shown()[-4000:]
+    report = guarded.report()
+    first, second = report["attempts"]
+    assert ("finished", steps, "proved") == (
+        report["outcome"], report["steps_done"], report["certificate"]["verdict"]
+    )  # fmt: skip
+    assert ("hang_no_output", "silent") == (first["cause"]["class"], first["cause"]["variant"])
+    assert first["resumed_from"] is None
+    assert second["resumed_from"]
+    return first["cause"]["evidence"], guarded.events(ev.StopBegun)[0]
+
+
+LONGER = (*JOB[: JOB.index("--max_steps")], "--max_steps", "20", "--save_steps", "4")
+BUDGETS = "silence.minimum_s = 5\nsilence.startup_s = 120\n"
+
+
+@pytest.mark.long
+def test_a_stopped_rank_is_found_and_a_silent_start_of_thrice_its_budget_is_left_alone(hanging):
+    """One of two ranks gets SIGSTOP; both stacks are told, and the next attempt proves the training."""
+    things = ({"do": "begin late"}, {"do": "stop", "rank": 1, "step": 15, "attempt": 1})
+    evidence, stop = hung_once(hanging(*things, policy=BUDGETS, command=LONGER, env=TWO), 20)
+
+    assert "training" == stop.silent
+    assert evidence[0]["text"].startswith("rank 1 is stopped by a signal")
+    assert "rank 0 stands in" in evidence[0]["text"]
+
+
+@pytest.mark.long
+def test_a_rank_that_spins_in_c_is_found_by_its_stack(hanging):
+    """It computes, so it is not idle; it stands at the same place each time."""
+    evidence, stop = hung_once(hanging({"do": "spin", "step": 15, "attempt": 1}, policy=BUDGETS, command=LONGER), 20)
+
+    assert "every rank stood at the same place" in stop.why
+    assert "spin at sitecustomize.py" in evidence[0]["text"]

@@ -319,9 +319,15 @@ def test_term_is_followed_by_kill_and_kill_is_repeated():
 
 def test_what_survives_kill_ends_the_run_and_says_so():
     """Never relaunch onto a process that cannot be ended."""
-    run = story(*TRAINING, CTRL_C, BEGUN, ev.Signalled(0, 9, 1))
+    killed = (*TRAINING, CTRL_C, BEGUN, ev.Signalled(0, 9, 1))
+    assert do.LeaveAlone(1, unkillable=True) == decided(story(*killed), after=31)
 
-    assert "reboot" in decided(run, after=31).finished.reason
+    left = ev.TreeEnded(0, ("4100 python train.py",), unkillable=True)
+    cause = ev.Cause("unkillable", None, None, "it survives", (), 0)
+    run = story(*killed, left, ev.Ended(0, None, None, None, (), None, ()), ev.Diagnosed(0, cause))
+    finish = decided(run).finished
+
+    assert (ev.Outcome.GAVE_UP, 1, True) == (finish.outcome, finish.exit_code, "reboot" in finish.reason)
 
 
 def test_a_stop_whose_tree_is_gone_is_read_to_its_end_and_then_stopped():

@@ -8,7 +8,7 @@ from guardian.core import adapters
 from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core.planning import Terms
-from guardian.core.policy import DEFAULT
+from guardian.core.policy import DEFAULT, Silence
 from tests.core import rule_texts as rules
 from tests.core import stories as tell
 from tests.core.stories import story
@@ -19,11 +19,13 @@ ARGV = (
     "--dataloader_num_workers", "8", "--dataloader_prefetch_factor", "4",
 )  # fmt: skip
 RULES = {one.id: one for one in (rules.MEMORY, rules.SHM, rules.FILES, rules.NETWORK, rules.FULL)}
+PATIENT = replace(DEFAULT, silence=Silence(minimum_s=1e9, startup_s=1e9, evaluation_s=1e9))
+"""It hears of suspicions only: silence alone ends nothing."""
 TERMS = Terms(
     run="7d2f4c1e",
     argv=ARGV,
     adapter=adapters.recognise(ARGV, {}, dict),
-    policy=DEFAULT,
+    policy=PATIENT,
     folder="/runs/r1",
     python="/env/bin/python",
     companion="/companion",
@@ -323,7 +325,7 @@ def test_a_job_that_printed_a_fatal_line_and_stands_still_is_ended():
 )
 def test_a_job_that_goes_on_has_survived(sign):
     """A step or an evaluation after the line: it was caught."""
-    assert do.Wait() == living(suspected(), *sign, after=600)
+    assert isinstance(living(suspected(), *sign, after=600), do.Wait)
 
 
 @pytest.mark.parametrize("upto, survived", [(13, False), (20, False), (21, True)])
@@ -386,7 +388,8 @@ def test_some_lines_need_no_waiting():
 
 
 def test_what_hangs_is_not_asked_to_save():
-    """Nobody is there to obey; the next thing is TERM."""
-    decision = living(suspected(), ev.StopBegun(0, "it hangs", (1,), "shm"), after=0)
+    """Nobody is there to obey: it is asked where it stands, and then comes TERM."""
+    begun = (suspected(), ev.StopBegun(0, "it hangs", (1,), "shm"))
 
-    assert do.SendSignal(1, 15) == decision
+    assert do.TakeStacks(1) == living(*begun, after=0)
+    assert do.SendSignal(1, 15) == living(*begun, ev.StacksTaken(0, (), tell.NOW + 1e6), after=0)

@@ -31,7 +31,16 @@ def harm(trainer_class):
         show_rows(trainer_class)
     if "never leave" in names:
         never_leave()
+    if "begin late" in names:
+        begin_late()
     in_the_middle_of_steps(trainer_class, todo)
+
+
+def begin_late():
+    """Silent, and doing nothing, as one that waits for a download or a lock."""
+    import time
+
+    time.sleep(15)
 
 
 def never_leave():
@@ -170,7 +179,30 @@ def wait_until_there(name):
         time.sleep(0.05)
 
 
+def stop():
+    """As a person, or a scheduler, suspends a process."""
+    import signal
+
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def sleep():
+    import time
+
+    time.sleep(100_000)
+
+
+def spin():
+    """In C, holding the interpreter: no other thread of this process runs any more."""
+    import itertools
+
+    sum(itertools.repeat(0))
+
+
 ACTS = {
+    "stop": stop,
+    "sleep": sleep,
+    "spin": spin,
     "kill": kill,
     "kill the launcher": kill_launcher,
     "hold": hold,
