@@ -33,6 +33,9 @@ def harm(trainer_class):
         never_leave()
     if "begin late" in names:
         begin_late()
+    for one in todo:
+        if one["do"] in SLOW:
+            SLOW[one["do"]](trainer_class, one["seconds"])
     in_the_middle_of_steps(trainer_class, todo)
 
 
@@ -96,6 +99,34 @@ def show_rows(trainer_class):
         return original(self, model, inputs, *rest)
 
     trainer_class.training_step = shown
+
+
+def slowly(owner, name, seconds):
+    """Without a word, the first time that this is called."""
+    original, done = getattr(owner, name), []
+
+    def slow(*args, **options):
+        import time
+
+        if not done:
+            done.append(name)
+            time.sleep(seconds)
+        return original(*args, **options)
+
+    setattr(owner, name, slow)
+
+
+def skip_slowly(trainer_class, seconds):
+    """The data that a resumed training has had already."""
+    slowly(sys.modules["transformers.trainer"], "skip_first_batches", seconds)
+
+
+SLOW = {
+    "start slowly": lambda trainer_class, seconds: slowly(trainer_class, "__init__", seconds),
+    "evaluate slowly": lambda trainer_class, seconds: slowly(trainer_class, "prediction_step", seconds),
+    "save slowly": lambda trainer_class, seconds: slowly(trainer_class, "_save_optimizer_and_scheduler", seconds),
+    "skip slowly": skip_slowly,
+}
 
 
 def in_the_middle_of_steps(trainer_class, todo):
