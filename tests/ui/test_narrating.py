@@ -1,5 +1,7 @@
 """The lines that are shown as it happens: each says by itself what happened, and what follows from it."""
 
+from dataclasses import replace
+
 import pytest
 
 from guardian.core import events as ev
@@ -152,3 +154,29 @@ def test_every_journalled_fact_that_a_person_should_hear_has_its_words():
         *TRAINING, tell.resumed(), ev.TerminalLost(), tell.blind("heartbeats", "Permission denied"), ev.KeeperLost(0),
         ev.Pinned(0, PATH, None, "none", "no room"), ev.StartFailed(0, "x: No such file"),
     )[-6:]  # fmt: skip
+
+
+def test_what_trains_in_a_command_that_says_nothing_is_told_once_it_has_spoken():
+    """Who it is, and what cannot be changed there; and that the command stays as it is."""
+    told = {"takes_resume": False, "argv": ("/w/train.py",), "versions": (("transformers", "5.19.0"),)}
+    why = "it has a loader of its own"
+    hello = tuple(replace(one, **told, fixed=(("device_batch", why),)) for one in tell.hello())
+    shown = lines(
+        tell.created(family=None),
+        tell.launched(),
+        hello,
+        tell.steps(1, 3),
+        tell.killed(),
+        tell.launched(resume=2),
+        hello,
+    )
+
+    assert shown[0].endswith(
+        "learnt from inside, once it does; until then it is\n  watched, explained and restarted as it is"
+    )
+    assert shown[1].endswith(
+        "\n  Trainer of train.py with transformers 5.19.0: its arguments and its resume are changed from inside"
+        f"\n  device_batch cannot be changed there: {why}"
+    )
+    assert "attempt 2 starts: the same command, the training changed inside as said, in the same environment" in shown
+    assert [] == [line for line in shown[2:] if "of train.py" in line]
