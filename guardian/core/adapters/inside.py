@@ -43,6 +43,7 @@ ABOUT = About(
     proved=(
         "transformers 5.19 and 4.57: `bash train.sh` with torchrun, two gloo ranks and arguments written in the script",
         "ms-swift 4.6.0 and 3.12.6 in `train.sh` on two gloo ranks: the folder's version is a new one at each start",
+        "LLaMA-Factory 0.9.5 in `train.sh`, one process, out of memory",
         "out of memory, in each of these: the device batch halved, the accumulation doubled, the same rows per step",
         "a script that makes a new output folder at each start; a script with an argparse parser of its own",
         "DeepSpeed ZeRO-1 on two CPU ranks with `auto` in its configuration",
