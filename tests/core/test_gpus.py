@@ -172,11 +172,11 @@ def test_a_strangers_climb_is_not_the_jobs():
 
 
 def trained(one):
-    """With the whole steps that a companion tells of, a second each."""
+    """With the whole steps that a companion tells of, a second each, the last of them just now."""
     steps = Trail()
     for at in range(1, one.last_step + 1):
-        steps = steps.append(Step(at, 16, 100, 1, 2.0, 1e-3, float(at)))
-    return replace(one, steps=steps)
+        steps = steps.append(Step(at, 16, 100, 1, 2.0, 1e-3, NOW - one.last_step + at))
+    return replace(one, steps=steps, step_wall=NOW)
 
 
 def decided(one, *, now=NOW, policy=None, **changes):
