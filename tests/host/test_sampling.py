@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -133,6 +134,20 @@ def test_a_job_that_died_with_its_guardian_is_judged_by_their_last_window(watche
     watched.finish()
 
     assert watched.sampler.facts()["tree_pss_mib"] > 60
+
+
+def test_counters_of_another_cgroup_do_not_count(watched):
+    """A container that was started anew begins at zero: that says nothing of what killed the one before."""
+    watched.start(sys.executable, "-c", FORKS, "1", "0")
+    until(lambda: watched.sampler._tree, "the tree")
+    watched.finish()
+    assert watched.sampler.same_cgroup
+    path = watched.job.folder / metricsfile.NAME
+    path.write_text(re.sub('"cgroup":"[0-9:]+"', '"cgroup":"1:1"', path.read_text()))
+    watched.watch()
+    watched.finish()
+
+    assert not watched.sampler.same_cgroup
 
 
 def test_a_last_window_long_before_the_jobs_last_word_says_nothing_of_its_end(watched):
