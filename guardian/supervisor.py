@@ -610,9 +610,9 @@ class Supervisor:
         others = processes.work(set(pids) - ranks).cpu_s if ranks else None
         from guardian.core.gpus import computes  # noqa: PLC0415 - the first launch does not wait for it
 
-        now, held = self._outlook.clock.wall(), processes.held(tree)
+        now, held, running = self._outlook.clock.wall(), processes.held(tree), processes.running(pids)
         gpu = computes(self.run, self.run.attempts[attempt - 1], now)
-        return self.take(ev.Activity(attempt, pids, work.cpu_s, moved, now, others, held, gpu))
+        return self.take(ev.Activity(attempt, pids, work.cpu_s, moved, now, others, held, gpu, running))
 
     def _take_stacks(self, number: int) -> bool:
         """Once for each answer that was heard: they take seconds."""

@@ -648,6 +648,8 @@ class Activity:
     """Somebody stopped all of it (SIGSTOP), or debugs one of its processes."""
     gpu: bool | None = None
     """Whether a GPU computes for it; None: nobody tells."""
+    running: bool = False
+    """One of its threads had a processor at that moment, or waited for one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,8 @@ def idle(before: Activity, after: Activity) -> bool:
     """Whether the same processes did next to nothing in between."""
     if before.pids != after.pids or before.io_bytes is None or after.io_bytes is None or after.gpu:
         return False
+    if before.running or after.running:
+        return False  # on a machine that is full others may have had the processors
     over_s = max(after.wall - before.wall, 1e-3)
     moved = after.io_bytes - before.io_bytes
     return (after.cpu_s - before.cpu_s) / over_s < IDLE_SHARE and moved < IDLE_BYTES * max(1.0, over_s / IDLE_OVER_S)

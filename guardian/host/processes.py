@@ -25,6 +25,8 @@ from guardian.core.values import dataclass
 
 # Set to 1: signal by plain kill, as on kernels and sandboxes without pidfd.
 NO_PIDFD = "GUARDIAN_NO_PIDFD"
+COUNTED = ("rchar:", "wchar:", "read_bytes:")
+"""Of /proc/PID/io: system calls, and what page faults fetch (a data set that is mapped into memory)."""
 SHOWN_ARGUMENTS = 200  # characters of a command line
 
 
@@ -160,8 +162,7 @@ class Work:
 
     cpu_s: float
     io_bytes: int | None
-    """Read and written by system calls (rchar and wchar, proc(5)); network file systems count too. None: of a process
-    that lives nobody may know."""
+    """Read and written (COUNTED); network file systems count too. None: of a process that lives nobody may know."""
 
 
 def work(pids: Iterable[int]) -> Work:
@@ -176,8 +177,20 @@ def work(pids: Iterable[int]) -> Work:
             except PermissionError:
                 hidden = True
                 continue
-            moved += sum(int(line.split()[1]) for line in lines if line.startswith(("rchar:", "wchar:")))
+            moved += sum(int(line.split()[1]) for line in lines if line.startswith(COUNTED))
     return Work(cpu / os.sysconf("SC_CLK_TCK"), None if hidden else moved)
+
+
+def running(pids: Iterable[int]) -> bool:
+    """Whether any thread of these processes runs, or waits for a processor to run on."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with contextlib.suppress(OSError):
+                    stat = Path(f"/proc/{pid}/task/{thread}/stat").read_bytes()
+                    if stat.rpartition(b")")[2].split()[:1] == [b"R"]:
+                        return True
+    return False
 
 
 def held(tree: Iterable[Process]) -> bool:

@@ -279,7 +279,9 @@ def test_a_busy_evaluation_is_not_judged_by_its_stacks():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"held": True}, {"gpu": True}, {"io_bytes": None}], ids=["stopped", "gpu", "not to be looked into"]
+    "changes",
+    [{"held": True}, {"gpu": True}, {"io_bytes": None}, {"running": True}],
+    ids=["stopped", "gpu", "not to be looked into", "starved"],
 )
 def test_a_job_that_somebody_stopped_or_that_nobody_may_look_into_is_left_alone(changes):
     """A whole job is suspended by a person or a scheduler; what a GPU does is work; unknown is not idle."""
