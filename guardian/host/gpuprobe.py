@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -269,12 +270,25 @@ def say(line: dict[str, object]) -> None:
         os._exit(0)
 
 
+def end_with(parent: int) -> None:
+    """Have the kernel end this process with whoever started it (prctl(2), PR_SET_PDEATHSIG), stuck in a call or not."""
+    with contextlib.suppress(OSError, AttributeError):
+        from ctypes import CDLL  # noqa: PLC0415 - pynvml imports it anyway
+
+        CDLL(None).prctl(1, int(signal.SIGKILL))
+    if os.getppid() != parent:  # it was gone before
+        os._exit(0)
+
+
 def main() -> int:
     """Read and print until nobody listens."""
     options = argparse.ArgumentParser()
     options.add_argument("--run", help="whose processes are ours: the run's id in their mark")
     options.add_argument("--every", type=float, default=2.0, help="seconds between two looks")
+    options.add_argument("--parent", type=int, help="the process that listens: it ends with it")
     chosen = options.parse_args()
+    if chosen.parent is not None:
+        end_with(chosen.parent)
     try:
         import pynvml  # noqa: PLC0415 - where it is missing, that is said
 

@@ -121,7 +121,18 @@ class Probe:
             known = environment.get("LD_LIBRARY_PATH")
             environment["LD_LIBRARY_PATH"] = f"{folder}:{known}" if known else folder
         return subprocess.Popen(
-            [sys.executable, "-E", str(PROBE), "--run", self._run, "--every", str(EVERY_S)],
+            # The kernel ends it with the thread that starts it, which is the one that listens.
+            [
+                sys.executable,
+                "-E",
+                str(PROBE),
+                "--run",
+                self._run,
+                "--every",
+                str(EVERY_S),
+                "--parent",
+                str(os.getpid()),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +102,35 @@ def test_held_memory_is_waited_for_before_a_relaunch_and_its_holder_is_named(gua
     assert 0 == one.wait()
     assert "GPU 0 holds 8600 MiB more than at the first launch" in one.shown()
     assert "the GPUs are free again" in one.shown()
+
+
+@pytest.mark.long
+def test_a_probe_that_hangs_goes_with_a_guardian_that_is_killed(guarded, cards):
+    """It would hear of it only when its call returned."""
+    one = guarded("wait:go", "exit:0")
+    ready(one)
+    inside = [pid for task in Path(f"/proc/{one.process.pid}/task").iterdir() for pid in children(task)]
+    assert probes(inside)
+    cards.stick("nvmlDeviceGetMemoryInfo_v2")
+    time.sleep(2)  # until it hangs; where it does not yet, it ends all the same
+    one.process.kill()
+    one.process.wait()
+    deadline = time.monotonic() + PATIENCE_S
+    while probes(inside) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+    assert not probes(inside)
+
+
+def children(task):
+    """The processes that a thread started."""
+    return (task / "children").read_text().split()
+
+
+def probes(pids):
+    """Those of them that are probes and live."""
+    found = [Path(f"/proc/{pid}/cmdline") for pid in pids]
+    return [path for path in found if path.exists() and b"gpuprobe" in path.read_bytes()]
 
 
 @pytest.mark.long
