@@ -101,3 +101,36 @@ def test_pairs_behind_a_file_are_read_by_the_real_parser(framework):
             "gradient_accumulation_steps", "fp16",
         )
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def warm(framework):
+    """A command that warms up by steps, or by a share of them where the family's adapter writes shares."""
+    family, folder = framework
+    if family not in ("swift", "swift3"):
+        pytest.skip("no warm-up share is written for it")
+    return family, folder, (*command(family, folder), "--warmup_steps", "7")
+
+
+def test_a_warm_up_share_is_read_where_steps_were_given(warm):
+    """They exclude each other: the steps are taken away."""
+    family, folder, argv = warm
+    new = recognise(argv, {}, read_config).write(argv, {"warmup_ratio": 0.25})
+    read = read_by(family, new.argv[2:], folder)
+
+    assert () == new.refused
+    assert 0.25 in (read["warmup_ratio"], read["warmup_steps"])  # version 4 makes one of the other
+    assert 7 != read["warmup_steps"]
+
+
+def test_float32_alone_is_mixed_precision_and_not_once_it_is_written(warm):
+    """What the finding warns of is what the parser does; what is written for float32 is float32."""
+    family, folder, argv = warm
+    alone = read_by(family, argv[2:], folder)
+    new = recognise(argv, {}, read_config).write(argv, {"dtype": "bfloat16"})
+    other = recognise(new.argv, {}, read_config).write(new.argv, {"dtype": "float32"})
+    read = read_by(family, other.argv[2:], folder)
+
+    assert (True, False) == (alone["fp16"], alone["bf16"])
+    assert ["float32-is-fp16"] == [one.id for one in recognise(argv, {}, read_config).spec.findings if "fp16" in one.id]
+    assert (False, False) == (read["fp16"], read["bf16"])

@@ -40,7 +40,8 @@ ABOUT = About(
     resumes="The checkpoint; a path that is given overrules its own search for the newest.",
     proved=(
         "0.9.5 with transformers 5.6: LoRA, one process and two gloo ranks",
-        "out of memory: the device batch halved, the accumulation doubled",
+        "killed with the newest checkpoint damaged; out of memory: the device batch halved, the accumulation doubled",
+        "a loss that is no number: gone on from before it with a lower learning rate",
     ),
     dry=("flags without a file, several nodes, `dpo`, `kto`, `pt`",),
     refused=("device batch and accumulation of PPO and of reward models",),

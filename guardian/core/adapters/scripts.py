@@ -50,6 +50,7 @@ ABOUT = About(
     ),
     proved=(
         "transformers 5.19: `python`, `torchrun` with two gloo ranks, `accelerate launch` with one process",
+        "killed with the newest checkpoint damaged; with DeepSpeed ZeRO-1 on two CPU ranks: with a shard damaged",
         "out of memory: the device batch halved, the accumulation doubled, the same rows per step",
     ),
     dry=("`deepspeed`, several nodes, FSDP, transformers 4",),
@@ -66,6 +67,7 @@ ABOUT_TRL = About(
     resumes="`--resume_from_checkpoint`, which TRL's scripts read and do not hand to `train()`: the companion does.",
     proved=(
         "0.29.1 with transformers 5.19: `trl sft` with one process, its script under `torchrun` with two gloo ranks",
+        "under `torchrun` too: the newest checkpoint damaged, then out of memory; under `accelerate launch`: NaN",
     ),
     dry=("the other methods",),
 )

@@ -60,9 +60,10 @@ ABOUT = About(
     ),
     resumes="The checkpoint, the versioned folder that the job named, and no new version of it (`add_version`).",
     proved=(
-        "4.6.0 with transformers 5.19: LoRA on two gloo ranks, full on one process",
-        "3.12.6 with transformers 4.57: LoRA on two gloo ranks, full on one process",
-        "out of memory on two ranks, both versions: the device batch halved, the accumulation doubled",
+        "4.6.0 with transformers 5.19 and 3.12.6 with 4.57: LoRA on two gloo ranks, full in one process with a file",
+        "LoRA on two ranks, both versions: killed with the newest checkpoint damaged, then out of memory",
+        "4.6.0, full: a loss that is no number, gone on from before it with a lower learning rate",
+        "`guardian stop`, both versions: saved, and nothing left behind",
     ),
     dry=("`swift pt`, `swift rlhf`, sequence parallelism, DeepSpeed presets, several nodes",),
     refused=("device batch and accumulation of GRPO, PPO and GKD, which are tied to the answers generated per prompt",),

@@ -1,9 +1,17 @@
 """Harm done inside any training by transformers' Trainer, whatever framework is around it.
 
-Python runs this file at its start where the folder is on PYTHONPATH. HARM is a JSON object: `do` (kill, memory),
-`step` (the one that is being made) and `rank`; `kill` happens in the first attempt alone, `memory` wherever a
-micro-batch has more than `rows` rows. Ranks that trained to the end leave their group together, which frameworks leave
-out: one that exits while gloo still talks to it can abort (torch 2.13), and guardian rightly runs it again.
+Python runs this file at its start where the folder is on PYTHONPATH. HARM is a JSON list of objects, or one: `do`,
+`step` (the one that is being made) and `rank` (without it, each):
+
+    kill    in the first attempt alone; `cut` are patterns of files in the newest checkpoint that lose their second half
+            before
+    memory  the process may grow no more than by `room_mib`, and each row of a micro-batch takes `mib_per_row`: beyond
+            it torch's allocator fails as on any full machine. With `rows` instead, a micro-batch of more is told in
+            the words of CUDA that there is no memory for it
+    nan     the weights are spoilt wherever the learning rate is above `above`: a stand-in for a model that runs away
+
+Ranks that trained to the end leave their group together, which frameworks leave out: one that exits while gloo still
+talks to it can abort (torch 2.13), and guardian rightly runs it again.
 """
 
 import atexit
@@ -12,6 +20,7 @@ import os
 import sys
 
 TRAINER = "transformers.trainer"
+MIB = 2**20
 
 
 class Finder:
@@ -31,7 +40,8 @@ class Finder:
 
         def changed(module):
             load(module)
-            harm(module.Trainer, json.loads(os.environ["HARM"]))
+            wanted = json.loads(os.environ["HARM"])
+            harm(module.Trainer, wanted if isinstance(wanted, list) else [wanted])
 
         spec.loader.exec_module = changed
         return spec
@@ -82,19 +92,66 @@ def harm(trainer_class, wanted):
     original = trainer_class.training_step
 
     def harmed(self, model, inputs, *args, **options):
-        here = self.state.global_step + 1 == wanted["step"] and int(os.environ.get("RANK", "0")) == wanted["rank"]
-        if wanted["do"] == "kill" and here and os.environ.get("GUARDIAN_MARK", "/1").endswith("/1"):
-            os.kill(os.getpid(), 9)
-        if wanted["do"] == "memory" and here and len(inputs["input_ids"]) > wanted["rows"]:
-            import torch
-
-            raise torch.OutOfMemoryError(
-                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which 1.00 GiB is free."
-            )
+        rank = int(os.environ.get("RANK", "0"))
+        for one in wanted:
+            if self.state.global_step + 1 == one["step"] and one.get("rank", rank) == rank:
+                DEEDS[one["do"]](self, len(inputs["input_ids"]), one)
         return original(self, model, inputs, *args, **options)
 
     trainer_class.training_step = harmed
 
+
+def kill(trainer, rows, wanted):
+    if not os.environ.get("GUARDIAN_MARK", "/1").endswith("/1"):
+        return
+    for pattern in wanted.get("cut", ()):
+        cut(trainer.args.output_dir, pattern)
+    os.kill(os.getpid(), 9)
+
+
+def cut(folder, pattern):
+    """As a full disk or a killed save leaves it."""
+    from pathlib import Path
+
+    newest = max(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    files = [path for path in newest.glob(pattern) if path.is_file()]
+    if not files:
+        raise AssertionError(f"nothing in {newest} is {pattern}")
+    for file in files:
+        os.truncate(file, file.stat().st_size // 2)
+
+
+def memory(trainer, rows, wanted):
+    import resource
+
+    import torch
+
+    if rows > wanted.get("rows", rows):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which 1.00 GiB is free."
+        )
+    if "rows" in wanted:
+        return
+    if "limited" not in wanted:
+        with open("/proc/self/statm") as file:
+            size = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + wanted["room_mib"] * MIB, resource.RLIM_INFINITY))
+        wanted["limited"] = True
+    torch.full((rows * wanted["mib_per_row"] * MIB,), 1, dtype=torch.uint8)
+
+
+def nan(trainer, rows, wanted):
+    import torch
+
+    if max(group.get("initial_lr", group["lr"]) for group in trainer.optimizer.param_groups) <= wanted["above"]:
+        return
+    with torch.no_grad():
+        for weights in trainer.model.parameters():
+            if weights.requires_grad:
+                weights.fill_(float("nan"))
+
+
+DEEDS = {"kill": kill, "memory": memory, "nan": nan}
 
 if "HARM" in os.environ:
     sys.meta_path.insert(0, Finder())
