@@ -6,6 +6,7 @@ moved by core/batch.py alone, so that the effective batch stays the same integer
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from guardian.core.batch import Split, halved, with_device_batch
@@ -27,6 +28,9 @@ PREFETCH = 2
 """torch's own prefetch_factor where nobody gives one (torch/utils/data/dataloader.py)."""
 SAFE_RATES = {"bfloat16": 1e-4, "bf16": 1e-4, "float16": 5e-5, "fp16": 5e-5, "float32": 1e-5, "fp32": 1e-5}
 """Learning rates at which a LoRA of that dtype does not diverge; the first remedy of a NaN goes at least there."""
+MEETING_S = 1800
+"""The default of torch.distributed (constants.py, default_pg_timeout) for gloo, and of transformers' ddp_timeout."""
+STARTS = 10
 KEEP = "keep-effective-batch"
 
 
@@ -82,6 +86,8 @@ def _value(
     if operation.kind == "literal":
         return "" if operation.value is None else operation.value
     present = now.get(knob)
+    if operation.kind == "ten-starts":
+        return meeting_timeout(present, facts)
     if isinstance(present, bool) or not isinstance(present, int | float):
         return Unchanged(f"the present {knob} is unknown")
     if operation.kind == "fit-shm":
@@ -141,6 +147,21 @@ def fitting_workers(present: int, now: Mapping[str, Value], facts: Facts) -> int
     fit = int(SHM_SHARE * total_mib * MIB // of_a_worker) if of_a_worker else 0
     # If by this count all of them fit, the count is wrong (images, audio): what failed is never tried again.
     return fit if fit < present else present // 2
+
+
+def meeting_timeout(present: Value, facts: Facts) -> int | Unchanged:
+    """Seconds that a rank waits for the others: ten of the longest starts, half an hour at least; never raised.
+
+    Frameworks set months, because the ranks wait for each other while one of them makes the data set ready: what a
+    start takes must pass.
+    """
+    start_s = facts.get("start_s")
+    if not isinstance(start_s, float | int):
+        return Unchanged("how long a start takes is unknown")
+    seconds = max(MEETING_S, math.ceil(STARTS * start_s))
+    if isinstance(present, int | float) and present <= seconds:
+        return Unchanged(f"ddp_timeout is {_shown(present)} already")
+    return seconds
 
 
 def _safe_rate(now: Mapping[str, Value], facts: Facts) -> float | None:

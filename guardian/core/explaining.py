@@ -256,6 +256,7 @@ def _changed(knob: str, operation: Operation) -> str:
         "keep-effective-batch": f"raise {name} so that the effective batch stays",
         "fit-shm": f"as many {name} as /dev/shm holds",
         "lower-or-safe": f"lower the {name}",
+        "ten-starts": f"{name} as ten starts take, half an hour at least",
         "times": f"{name} times {value}",
         "at-least": f"{name} at least {value}",
     }

@@ -266,6 +266,12 @@ FACTS = {
         "{} MiB of shared memory are free",
     ),
     "shm_total_mib": Fact("size of /dev/shm", "MiB", _HOST, "without /dev/shm", "shared memory is {} MiB in all"),
+    "start_s": Fact(
+        "the longest time from a launch to its first optimizer step, of all attempts so far",
+        "s",
+        _COMPANION,
+        "without the companion, or while no attempt has got to its first step",
+    ),
     "steps_done": Fact(
         "optimizer steps that the run has completed, over all its attempts", "steps", "the job", "never"
     ),
@@ -292,6 +298,7 @@ def facts_of(run: Run, attempt: Attempt) -> dict[str, float | str]:
     known: dict[str, float | str | None] = {
         **_of_hello(attempt),
         "optimizer": (attempt.hello.optimizer if attempt.hello else None) or argument(run.created.argv, "optim"),
+        "start_s": _number(_longest_start(run)),
         "steps_done": float(steps_done(run)),
         "steps_since_start": float(max(0, (attempt.last_step or 0) - start)),
         "resumed": float(attempt.plan.resume_from is not None or start > 0),
@@ -369,6 +376,11 @@ def _rows_of(step: int | None, attempt: Attempt) -> str | None:
     first = at * hello.effective_batch
     where = f"rows {first} to {first + hello.effective_batch - 1} of epoch {epoch + 1}"
     return f"{where}, counted from 0 in the order in which that epoch draws them"
+
+
+def _longest_start(run: Run) -> float | None:
+    starts = (one.steps[0].wall - one.launched_wall for one in run.attempts if one.steps and one.launched_wall)
+    return max((seconds for seconds in starts if seconds > 0), default=None)
 
 
 def _start(attempt: Attempt) -> int:

@@ -280,6 +280,7 @@ _WORDS = {
     "halve": "{} halved",
     "fit-shm": "{} as /dev/shm holds",
     "lower-or-safe": "{} lowered",
+    "ten-starts": "{} as ten starts take",
     "times": "{} times {}",
     "at-least": "{} at least {}",
 }

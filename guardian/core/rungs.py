@@ -40,7 +40,12 @@ KNOB_KINDS = {
     "warmup_ratio": "number",
     "workers": "whole",
 }
-NAMED_OPERATIONS = {"keep-effective-batch": "accumulation", "fit-shm": "workers", "lower-or-safe": "learning_rate"}
+NAMED_OPERATIONS = {
+    "keep-effective-batch": "accumulation",
+    "fit-shm": "workers",
+    "lower-or-safe": "learning_rate",
+    "ten-starts": "ddp_timeout",
+}
 """Operations with a meaning of their own, and the one knob that each is for."""
 
 VARIABLES = frozenset({

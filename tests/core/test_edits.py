@@ -105,6 +105,21 @@ def test_a_lower_rate_is_at_most_half_and_at_most_safe(rate, dtype, optimizer, l
     assert {"learning_rate": lower} == made(now, {"optimizer": optimizer}, learning_rate="lower-or-safe")
 
 
+@pytest.mark.parametrize(
+    "present, start_s, wanted",
+    [
+        (18_000_000, 42.5, {"ddp_timeout": 1800}),
+        (18_000_000, 300.1, {"ddp_timeout": 3001}),
+        (None, 300, {"ddp_timeout": 3000}),
+        (1800, 300, "ddp_timeout is 1800 already"),
+        (18_000_000, None, "how long a start takes is unknown"),
+    ],
+)
+def test_ranks_wait_for_each_other_as_long_as_ten_starts_take(present, start_s, wanted):
+    """Half an hour at least; a wait that somebody made shorter stays."""
+    assert wanted == made({"ddp_timeout": present}, {"start_s": start_s}, ddp_timeout="ten-starts")
+
+
 def test_a_tenth_looks_as_people_write_it():
     """Not 1.0000000000000002e-06; a whole number stays one."""
     assert {"learning_rate": 1e-06} == made({"learning_rate": 1e-05}, learning_rate="x 0.1")

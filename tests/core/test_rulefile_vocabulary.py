@@ -228,6 +228,7 @@ def test_rules_that_ask_for_rules_are_held_together_by_the_loader():
         ("keep-effective-batch", Operation("keep-effective-batch")),
         ("fit-shm", Operation("fit-shm")),
         ("lower-or-safe", Operation("lower-or-safe")),
+        ("ten-starts", Operation("ten-starts")),
         ("bf16", Operation("literal", "bf16")),
         (True, Operation("literal", True)),
         (1, Operation("literal", 1)),

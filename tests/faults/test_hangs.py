@@ -64,9 +64,12 @@ BUDGETS = "silence.minimum_s = 5\nsilence.startup_s = 120\n"
 def test_a_stopped_rank_is_found_and_a_silent_start_of_thrice_its_budget_is_left_alone(hanging):
     """One of two ranks gets SIGSTOP; both stacks are told, and the next attempt proves the training."""
     things = ({"do": "begin late"}, {"do": "stop", "rank": 1, "step": 15, "attempt": 1})
-    evidence, stop = hung_once(hanging(*things, policy=BUDGETS, command=LONGER, env=TWO), 20)
+    guarded = hanging(*things, policy=BUDGETS, command=LONGER, env=TWO)
+    evidence, stop = hung_once(guarded, 20)
 
     assert "training" == stop.silent
+    edits = {edit["knob"]: edit["new"] for edit in guarded.report()["attempts"][1]["edits"]}
+    assert 1800 == edits["ddp_timeout"]
     assert evidence[0]["text"].startswith("rank 1 is stopped by a signal")
     assert "rank 0 stands in" in evidence[0]["text"]
 
