@@ -31,9 +31,9 @@ class Behind(Guarded):
             command = ("sh", "-c", 'echo waiting; while [ ! -e go ]; do sleep 0.1; done; exec "$@"', "sh", *command)
         super().__init__(folder, *command, name=name, options=("--policy", "policy.toml"))
 
-    def detach(self):
+    def detach(self, **how):
         """`guardian run -d`; its finished process."""
-        return self.call("run", "-d", "--name", self.name, *self.options, "--", *self.command)
+        return self.call("run", "-d", "--name", self.name, *self.options, "--", *self.command, **how)
 
     def go(self):
         """Let a gated job go on, now and after each relaunch."""

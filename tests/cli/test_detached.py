@@ -26,14 +26,18 @@ def test_closing_the_terminal_stops_nothing(behind):
 def test_guardian_has_no_terminal_and_a_session_of_its_own(behind):
     """Nothing of the terminal stays open, or an ssh that waits for its last holder would wait for the run."""
     run = behind()
-    assert 0 == run.detach().returncode
+    ours, theirs = os.pipe()
+    assert 0 == run.detach(pass_fds=[theirs]).returncode
     pid = run.guardian_pid
     files = {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
 
     assert pid == os.getsid(pid)
     assert "/dev/null" == os.readlink(f"/proc/{pid}/fd/0")
     assert str(run.run_folder.path / "guardian.log") == os.readlink(f"/proc/{pid}/fd/1")
-    assert not [name for name in files if name.startswith("pipe:")]
+    assert os.readlink(f"/proc/self/fd/{ours}") not in files
+    os.close(theirs)
+    assert b"" == os.read(ours, 1)
+    os.close(ours)
 
 
 def test_what_was_started_is_told_where_it_was_typed(behind):

@@ -25,6 +25,7 @@ def test_a_hello_says_what_the_trainer_really_runs(many):
 
     assert {"python", "torch", "transformers", "accelerate"} <= versions.keys()
     assert hello["optimizer"].startswith("adamw_torch")
+    assert ["job.py", "plan.json"] == [Path(word).name for word in hello.pop("argv")]
     assert hello == {
         "ev": "hello", "v": 1, "pid": hello["pid"], "rank": 0, "local_rank": 0, "world": 1,
         "step": 0, "max_steps": 8, "steps_per_epoch": 4, "save_steps": 4, "logging_steps": 1, "learning_rate": 5e-05,
@@ -32,6 +33,7 @@ def test_a_hello_says_what_the_trainer_really_runs(many):
         "output_dir": str(many.folder / "whole"), "trainer": "Trainer", "resumed_from": None,
         "device": "cpu", "workers": 0, "prefetch": None, "pin_memory": hello["pin_memory"], "eval_batch": 8,
         "gradient_checkpointing": False, "armed": True, "optimizer": hello["optimizer"],
+        "launcher": "python", "training": hello["training"], "takes_resume": False, "save_total_limit": None, "fixed": {},
     }  # fmt: skip
 
 

@@ -95,11 +95,12 @@ class Guarded:
             )  # fmt: skip
         return self
 
-    def call(self, *guardian_command):
+    def call(self, *guardian_command, **how):
         """Another guardian command in the same folder; its finished process."""
         return subprocess.run(
             [*WRAPPER, sys.executable, "-m", "guardian", *guardian_command],
             cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+            **how,
         )  # fmt: skip
 
     def wait(self):
