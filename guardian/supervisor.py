@@ -19,32 +19,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardian import sources
+from guardian import recording, sources
 from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core import run as stands
 from guardian.core import wire
-from guardian.core.planning import attempt_folder
 from guardian.core.remarking import Remarks
-from guardian.core.values import dataclass
-from guardian.errors import GuardianError, HostError
-from guardian.host import checkpoints, crash, disk, keeping, lock, logs, machine, processes, snapshots
+from guardian.errors import GuardianError
+from guardian.host import checkpoints, crash, disk, keeping, logs, machine, processes
 from guardian.host.launching import write_launch
-from guardian.host.ledger import Ledger
+from guardian.recording import Book
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from guardian.core.planning import Terms
-    from guardian.core.rules import Rule
     from guardian.core.run import Attempt, Run
-    from guardian.host.clock import Clock
     from guardian.host.gpus import Probe
     from guardian.host.journal import Journal
-    from guardian.host.matching import Matcher
     from guardian.host.sampling import Sampler, View
-
-    Told = Callable[[Run, ev.Record], None]
+    from guardian.recording import Outlook
 
 IDLE_S = 1.0
 """The longest sleep of the loop: an event ends it at once."""
@@ -60,37 +53,11 @@ PATIENCE_S = 5.0
 STACKS_S = 10.0
 STACKS_MOST = 64
 """Processes whose places are kept in the journal; ranks come first, and the attempt's folder has all of them."""
-MIB = 1024 * 1024
 PYTHON = re.compile(r"python[\d.]*")
 BATCH = 1000
 TAIL_LINES = 40
 STANDBY_AFTER_S = 3.0
 """The next keeper is started, and the rules are read, when the job has had this long to start without company."""
-CLOCK_JUMP_S = 5.0
-"""What wall time and monotonic time may differ by without anybody having set the clock."""
-GIVE_UP_BLIND = 3
-"""So many requests to stop, and guardian leaves without having written why."""
-INTENTIONS = (
-    ev.RunCreated | ev.SupervisorStarted | ev.Planned | ev.Launched | ev.StopBegun | ev.SaveAsked | ev.Signalled
-    | ev.RunFinished
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What a supervisor is given besides the run: its tools and its audience."""
-
-    terms: Terms
-    rules: Callable[[], tuple[Rule, ...]]
-    """Read and compiled when first needed: the job starts before."""
-    matcher: Callable[[], Matcher]
-    clock: Clock
-    environment: dict[str, str]
-    """The caller's environment: every launch adds to it and takes nothing away."""
-    told: Told
-    """Hears every record after it is folded."""
-    shown: Callable[[], int | None] = lambda: None
-    """How far the latest attempt's job.log has been shown; None: it is not being shown."""
 
 
 class Supervisor:
@@ -100,12 +67,11 @@ class Supervisor:
         self, run: Run, journal: Journal, outlook: Outlook, *, heard_upto: Mapping[int, int] | None = None
     ) -> None:
         """`heard_upto`: bytes of each rank's heartbeat that are in `run` already, where its last attempt may live."""
-        self.run = run
-        self._journal = journal
+        self._queue: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()
+        self._book = Book(run, journal, outlook, self.post)
         self._outlook = outlook
         self._terms = outlook.terms
-        self._folder = Path(outlook.terms.folder)
-        self._queue: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()
+        self._folder = self._book.folder
         self._standby: keeping.Standby | None = None
         self._keeper: keeping.Keeper | None = None
         self._files: sources.AttemptFiles | None = None
@@ -115,17 +81,16 @@ class Supervisor:
         self._working: dict[tuple[str, int], float] = {}
         """Slow work that was begun, and when, by our own clock."""
         self._looked = 0.0
-        self._ballast = disk.Ballast(self._folder, outlook.terms.policy.disk.ballast_mib)
-        self._ledger = Ledger(journal, self._ballast, outlook.clock)
         self._disk: disk.Watch | None = None
         self._probe: Probe | None = None
         self._probed = 0
         """The attempt for which it was last started, or not."""
-        self._snapped = journal.size
-        self._renewed = outlook.clock.mono()
         self._remarks = Remarks()
-        self._ahead_s = outlook.clock.wall() - outlook.clock.mono()
-        """Of wall time before monotonic time: it changes when somebody sets the clock."""
+
+    @property
+    def run(self) -> Run:
+        """As it stands."""
+        return self._book.run
 
     # --- from outside --------------------------------------------------------------------------------------
 
@@ -141,18 +106,18 @@ class Supervisor:
     def supervise(self) -> ev.RunFinished:
         """Run until the run is finished; the last record of its journal."""
         cap = self._terms.policy.disk.joblog_cap_mib
-        self._disk = disk.Watch(self._ballast, cap, lambda text: self.post(ev.Noted(text)))
+        self._disk = disk.Watch(self._book.ballast, cap, lambda text: self.post(ev.Noted(text)))
         if self.run.attempt is not None and self.run.attempt.ended is None:
-            self._disk.keep_ahead(self._attempt_folder(self.run.attempt.number) / wire.JOB_LOG)
+            self._disk.keep_ahead(self._book.attempt_folder(self.run.attempt.number) / wire.JOB_LOG)
         try:
             while True:
                 self._hear_waiting()
-                self._watch_clock()
+                self._book.watch_clock()
                 decision = do.decide(self.run, self._terms, self._outlook.clock.wall())
                 if isinstance(self.run.state, stands.Finished):
                     state = self.run.state
                     return ev.RunFinished(state.outcome, state.exit_code, state.reason)
-                self._leave_blind()
+                self._book.leave_blind()
                 if not self._act(decision):
                     self._hear(decision.until if isinstance(decision, do.Wait) else None)
         finally:
@@ -176,81 +141,13 @@ class Supervisor:
             self._probe.close()
             self._probe = None
         if isinstance(self.run.state, stands.Finished):
-            self._ballast.remove()
+            self._book.ballast.remove()
 
     # --- events --------------------------------------------------------------------------------------------
 
     def take(self, event: ev.Event) -> bool:
         """Append, fold, tell. False for an intention that could not be journalled: then nothing has changed."""
-        record = ev.Record(self._stamp(), event)
-        if isinstance(event, ev.Journalled) and not self._append(record) and isinstance(event, INTENTIONS):
-            return False
-        self.run = stands.fold(self.run, record)
-        self._outlook.told(self.run, record)
-        self._keep_snapshot(event)
-        return True
-
-    def _keep_snapshot(self, event: ev.Event) -> None:
-        """Of each attempt that has ended, and now and then in a long one: who reads the story need not read all of it.
-
-        Not at the end itself, but when the next attempt runs: it would wait for the disk.
-        """
-        match event:
-            case ev.JobStarted(attempt=number):
-                due = number > 1
-            case ev.RunFinished():
-                due = True
-            case _:
-                due = self._journal.size - self._snapped >= snapshots.EVERY_MIB * MIB
-        if due and self._ledger.failing is None:
-            snapshots.write(self._folder, self.run, self._journal)
-            self._snapped = self._journal.size
-
-    def _append(self, record: ev.Record) -> bool:
-        blind = self._ledger.failing
-        intention = isinstance(record.event, INTENTIONS)
-        done = self._ledger.write(record, intention=intention, at_once=not self._launches_next(record.event))
-        self._say_sight(blind)
-        return done
-
-    def _launches_next(self, event: ev.Event) -> bool:
-        """Whether nothing is done before the launch that this leads to: one sync, that of `Launched`, serves both."""
-        match event:
-            case ev.SupervisorStarted(how="run"):
-                return True
-            case ev.Planned(resume_from=None, not_before=due):
-                return due <= self._outlook.clock.wall()
-            case _:
-                return False
-
-    def _say_sight(self, before: str | None) -> None:
-        """Say once when the journal can no longer be written, and once when it can again."""
-        now = self._ledger.failing
-        if now is not None and before is None:
-            why = f"it cannot be written ({now}): guardian watches and does nothing until it can"
-            self.take(ev.SourceLost("journal", why))
-        elif now is None and before is not None:
-            lost = f"; {self._ledger.dropped} facts are lost" if self._ledger.dropped else ""
-            self.take(ev.Noted(f"the journal can be written again{lost}"))
-
-    def _leave_blind(self) -> None:
-        """Raise where a person insists on an end that cannot be written down. Nothing is done to the job."""
-        if self._ledger.failing is not None and len(self.run.stop_requests) >= GIVE_UP_BLIND:
-            name = self.run.created.name
-            left = f"what lives of run {name} is left alone; make room, then guardian stop {name}"
-            raise HostError(f"{self._ledger.failing}; {left}")
-
-    def _watch_clock(self) -> None:
-        clock = self._outlook.clock
-        ahead_s = clock.wall() - clock.mono()
-        by_s = ahead_s - self._ahead_s
-        if abs(by_s) > CLOCK_JUMP_S:
-            self._ahead_s = ahead_s
-            self.take(ev.ClockSet(by_s))
-
-    def _stamp(self) -> ev.Stamp:
-        clock = self._outlook.clock
-        return ev.Stamp(clock.wall(), clock.mono(), machine.boot_id(), machine.node(), os.getpid())
+        return self._book.take(event)
 
     def _hear(self, until: float | None) -> None:
         """Wait for events, at most until a wall time, and take all that are there."""
@@ -318,9 +215,8 @@ class Supervisor:
     def _miss_gpus(self, hello: ev.Hello) -> None:
         """Say once that a job trains on GPUs which nobody can look at."""
         if self._probe is None and self._probed and (hello.device or "").startswith("cuda"):
-            lost = ev.SourceLost("the GPUs", "the job trains on cuda, and no library of NVML is found here")
-            if lost not in self.run.lost:
-                self.take(lost)
+            why = "the job trains on cuda, and no library of NVML is found here"
+            self._book.lose(ev.SourceLost("the GPUs", why))
 
     def _attend(self, event: ev.Event) -> None:
         """What follows at once from what was heard, whatever is decided."""
@@ -338,7 +234,7 @@ class Supervisor:
             self._watch_orphans(event.attempt)
         if isinstance(event, ev.Positions) and self._disk is not None:
             shown = self._outlook.shown()
-            log = self._attempt_folder(event.attempt) / wire.JOB_LOG
+            log = self._book.attempt_folder(event.attempt) / wire.JOB_LOG
             self._disk.was_read(log, event.offset if shown is None else min(shown, event.offset))
 
     def _suspect(self, number: int) -> None:
@@ -362,20 +258,14 @@ class Supervisor:
             return
         if known is not None:
             known.close()
-        since = checkpoints.first_write(self._attempt_folder(1) / wire.LAUNCH)
+        since = checkpoints.first_write(self._book.attempt_folder(1) / wire.LAUNCH)
         told = frozenset(c.path for a in self.run.attempts for c in a.checkpoints)
         self._watch = sources.CheckpointWatch(
             hello.attempt, hello.output_dir, self.post, since=since, known=told, world=self._world()
         )
 
     def _housekeeping(self) -> None:
-        blind = self._ledger.failing
-        if blind is not None:
-            self._ledger.flush()
-            self._say_sight(blind)
-        if self._outlook.clock.mono() - self._renewed >= lock.RENEW_S:
-            self._renewed = self._outlook.clock.mono()
-            self._journal.renew()
+        self._book.keep_up()
         attempt = self.run.attempt
         if self.run.gpu_baseline and not isinstance(self.run.state, stands.Finished):
             self._watch_gpus()  # a guardian that takes over before a launch has none yet
@@ -465,7 +355,7 @@ class Supervisor:
 
     def _launch(self, planned: ev.Planned) -> bool:
         number = planned.attempt
-        folder = self._attempt_folder(number)
+        folder = self._book.attempt_folder(number)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_launch(folder, planned)
@@ -494,25 +384,24 @@ class Supervisor:
 
     def _no_folder(self, folder: Path, error: OSError) -> bool:
         """Nothing is launched into a folder that cannot be written: with more room, or the same again soon."""
-        if error.errno in disk.NO_ROOM and self._ballast.give():
+        if error.errno in disk.NO_ROOM and self._book.ballast.give():
             return True
-        lost = ev.SourceLost("run folder", f"{folder} cannot be written ({error.strerror}): the launch waits")
-        if lost not in self.run.lost:
-            self.take(lost)
+        why = f"{folder} cannot be written ({error.strerror}): the launch waits"
+        self._book.lose(ev.SourceLost("run folder", why))
         return False
 
     def _follow(self, number: int) -> None:
         attempt = self.run.attempts[number - 1]
         self._files = sources.AttemptFiles(
             attempt,
-            self._attempt_folder(number),
+            self._book.attempt_folder(number),
             self.post,
             matcher=self._outlook.matcher,
             heartbeat_offsets=self._heard_upto,
         )
         self._heard_upto = {}
         if self._disk is not None:
-            self._disk.keep_ahead(self._attempt_folder(number) / wire.JOB_LOG)
+            self._disk.keep_ahead(self._book.attempt_folder(number) / wire.JOB_LOG)
         if attempt.hello is not None:
             self._watch_checkpoints(attempt.hello)
         self._sample(number)
@@ -522,7 +411,7 @@ class Supervisor:
         from guardian.host.sampling import Sampler  # noqa: PLC0415 - the first launch does not wait for it
 
         self._sampler = Sampler(
-            number, self._attempt_folder(number), lambda: self._view(number), self._places, self.post
+            number, self._book.attempt_folder(number), lambda: self._view(number), self._places, self.post
         )
 
     def _view(self, number: int) -> View:
@@ -546,7 +435,7 @@ class Supervisor:
         if not self.take(ev.SaveAsked(attempt, save_at)):
             return False
         try:
-            sources.write_control(self._attempt_folder(attempt), request=1, save_at=save_at)
+            sources.write_control(self._book.attempt_folder(attempt), request=1, save_at=save_at)
         except OSError as error:
             self.take(ev.SourceLost("control file", str(error), attempt))
         return True
@@ -604,7 +493,7 @@ class Supervisor:
         tree = self._tree()
         pids = tuple(p.pid for p in tree)
         work = processes.work(pids)
-        own = logs.own_bytes(self._attempt_folder(attempt))
+        own = logs.own_bytes(self._book.attempt_folder(attempt))
         moved = None if work.io_bytes is None else work.io_bytes - own
         ranks = {rank.pid for rank in self.run.attempts[attempt - 1].ranks}
         others = processes.work(set(pids) - ranks).cpu_s if ranks else None
@@ -617,7 +506,7 @@ class Supervisor:
     def _take_stacks(self, number: int) -> bool:
         """Once for each answer that was heard: they take seconds."""
         attempt = self.run.attempts[number - 1]
-        folder, clock = self._attempt_folder(number), self._outlook.clock
+        folder, clock = self._book.attempt_folder(number), self._outlook.clock
 
         def ask() -> None:
             from guardian.core import stacks as standing  # noqa: PLC0415 - the first launch does not wait for it
@@ -681,11 +570,11 @@ class Supervisor:
         found, why = self._found()
         if why:
             blind.append(why)
-        tail = logs.tail_lines(self._attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES, attempt.positions)
+        tail = logs.tail_lines(self._book.attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES, attempt.positions)
         ended = _ended(attempt, tail=tail, found=found, blind=tuple(blind), facts=machine.facts(self._places()))
         from guardian.host import stacks  # noqa: PLC0415 - the first launch does not wait for it
 
-        ended = replace(ended, dumps=stacks.dumps(self._attempt_folder(attempt.number)))
+        ended = replace(ended, dumps=stacks.dumps(self._book.attempt_folder(attempt.number)))
         self.post(self._with_samples(ended))
 
     def _with_samples(self, ended: ev.Ended) -> ev.Ended:
@@ -711,7 +600,7 @@ class Supervisor:
         from guardian.host import pins  # noqa: PLC0415 - the first launch does not wait for it
 
         announced = frozenset(path for a in self.run.attempts for path in a.announced)
-        since = checkpoints.first_write(self._attempt_folder(1) / wire.LAUNCH)
+        since = checkpoints.first_write(self._book.attempt_folder(1) / wire.LAUNCH)
         pinned: tuple[ev.Checkpoint, ...] = ()
         try:
             pinned = checkpoints.scan(str(self._folder / pins.FOLDER), world=self._world())
@@ -815,9 +704,6 @@ class Supervisor:
             rating.release(str(self._folder / "attempts"))
         return True
 
-    def _attempt_folder(self, number: int) -> Path:
-        return Path(attempt_folder(str(self._folder), number))
-
     # --- taking over -----------------------------------------------------------------------------------------
 
     def recover(self, started: ev.SupervisorStarted) -> None:
@@ -828,7 +714,7 @@ class Supervisor:
         nobody saw.
         """
         behind_s = self._outlook.clock.wall() - self.run.heard_wall
-        if behind_s < -CLOCK_JUMP_S:
+        if behind_s < -recording.CLOCK_JUMP_S:
             self.take(ev.ClockSet(behind_s))  # while no guardian lived: nothing was written in the future
         found, go_on = self._look_around()
         self.take(replace(started, found=found))
@@ -848,7 +734,7 @@ class Supervisor:
         if attempt.launched is not None and not self._has_begun(number) and not self._tree():
             words = f"the launch of attempt {number} was never carried out"
             return words, lambda: self._repeat_launch(number)
-        records = keeping.end_records(self._attempt_folder(number))
+        records = keeping.end_records(self._book.attempt_folder(number))
         if records.tree_end is not None:
             return f"attempt {number} ended while no guardian watched", lambda: self._late(number, ended=True)
         if self._tree():
@@ -869,7 +755,7 @@ class Supervisor:
 
     def _has_begun(self, number: int) -> bool:
         """The keeper opens job.log before it starts anything: without it nothing has run."""
-        return (self._attempt_folder(number) / wire.JOB_LOG).exists()
+        return (self._book.attempt_folder(number) / wire.JOB_LOG).exists()
 
     def _adopt(self, number: int, keeper: keeping.Keeper) -> None:
         if self.run.attempts[number - 1].launched is None:
@@ -883,7 +769,7 @@ class Supervisor:
         if self.run.attempts[number - 1].launched is None:
             self.take(ev.Launched(number, 0, 0))
         self._follow(number)
-        if keeping.end_records(self._attempt_folder(number)).tree_end is None:
+        if keeping.end_records(self._book.attempt_folder(number)).tree_end is None:
             self.take(ev.KeeperLost(number))
         if ended:
             self._heed_launcher(number)
@@ -893,7 +779,7 @@ class Supervisor:
 
     def _heed_launcher(self, number: int) -> None:
         """What the keeper wrote of the launcher before it was gone counts."""
-        launcher = keeping.end_records(self._attempt_folder(number)).launcher
+        launcher = keeping.end_records(self._book.attempt_folder(number)).launcher
         if launcher is not None:
             self.take(ev.LauncherExited(number, launcher.code, launcher.signal))
 

@@ -25,7 +25,8 @@ from guardian.host.clock import Clock
 from guardian.host.control import Ear
 from guardian.host.private import write_private
 from guardian.host.runs import RunFolder
-from guardian.supervisor import Outlook, Supervisor
+from guardian.recording import Outlook
+from guardian.supervisor import Supervisor
 from guardian.ui.narrating import narrate
 from guardian.ui.plain import Terminal
 

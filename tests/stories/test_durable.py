@@ -10,7 +10,8 @@ from guardian.core import policy as policies
 from guardian.core.planning import Terms
 from guardian.host.clock import Clock
 from guardian.host.journal import Journal
-from guardian.supervisor import Outlook, Supervisor
+from guardian.recording import Outlook
+from guardian.supervisor import Supervisor
 from tests.core.stories import ARGV, killed, launched, records, story
 
 
