@@ -19,14 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardian import recording, sources
+from guardian import finding, recording, sources
 from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core import run as stands
 from guardian.core import wire
 from guardian.core.remarking import Remarks
 from guardian.errors import GuardianError
-from guardian.host import checkpoints, crash, disk, keeping, logs, machine, processes
+from guardian.host import crash, disk, keeping, logs, machine, processes
 from guardian.host.launching import write_launch
 from guardian.recording import Book
 
@@ -258,10 +258,14 @@ class Supervisor:
             return
         if known is not None:
             known.close()
-        since = checkpoints.first_write(self._book.attempt_folder(1) / wire.LAUNCH)
         told = frozenset(c.path for a in self.run.attempts for c in a.checkpoints)
         self._watch = sources.CheckpointWatch(
-            hello.attempt, hello.output_dir, self.post, since=since, known=told, world=self._world()
+            hello.attempt,
+            hello.output_dir,
+            self.post,
+            since=finding.first_write(self._book),
+            known=told,
+            world=finding.world(self.run),
         )
 
     def _housekeeping(self) -> None:
@@ -411,7 +415,11 @@ class Supervisor:
         from guardian.host.sampling import Sampler  # noqa: PLC0415 - the first launch does not wait for it
 
         self._sampler = Sampler(
-            number, self._book.attempt_folder(number), lambda: self._view(number), self._places, self.post
+            number,
+            self._book.attempt_folder(number),
+            lambda: self._view(number),
+            lambda: finding.places(self._book),
+            self.post,
         )
 
     def _view(self, number: int) -> View:
@@ -474,7 +482,7 @@ class Supervisor:
             from guardian.core.gpus import now  # noqa: PLC0415 - few runs wait for one
 
             return now(self.run, name, self._outlook.clock.wall())
-        return dict(machine.facts(self._places())).get(name)
+        return dict(machine.facts(finding.places(self._book))).get(name)
 
     def _look(self, attempt: int) -> bool:
         now = time.monotonic()
@@ -549,7 +557,7 @@ class Supervisor:
             return self._start(work, self._drain)
         attempt = self.run.attempts[number - 1]
         why = f"what attempt {number} left was not read to its end within {limit:.0f} s"
-        ended = _ended(attempt, tail=(), found=self._known(), blind=(why,))
+        ended = _ended(attempt, tail=(), found=finding.known(self.run), blind=(why,))
         return self.take(replace(ended, last_step=attempt.last_step))
 
     def _drain(self) -> None:
@@ -567,11 +575,13 @@ class Supervisor:
                 blind.append("job.log was not read to its end")
         except GuardianError as error:  # a rule file that was broken while the job ran
             blind.append(f"job.log was not judged: {error}")
-        found, why = self._found()
+        found, why = finding.found(self._book)
         if why:
             blind.append(why)
         tail = logs.tail_lines(self._book.attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES, attempt.positions)
-        ended = _ended(attempt, tail=tail, found=found, blind=tuple(blind), facts=machine.facts(self._places()))
+        ended = _ended(
+            attempt, tail=tail, found=found, blind=tuple(blind), facts=machine.facts(finding.places(self._book))
+        )
         from guardian.host import stacks  # noqa: PLC0415 - the first launch does not wait for it
 
         ended = replace(ended, dumps=stacks.dumps(self._book.attempt_folder(attempt.number)))
@@ -595,53 +605,6 @@ class Supervisor:
         kills = ended.oom_kills if sampler.same_cgroup else None
         return replace(ended, facts=tuple(sorted(facts.items())), oom_kills=kills)
 
-    def _found(self) -> tuple[tuple[ev.Checkpoint, ...], str | None]:
-        """This run's checkpoints by ascending step, originals before pins, and what could not be read."""
-        from guardian.host import pins  # noqa: PLC0415 - the first launch does not wait for it
-
-        announced = frozenset(path for a in self.run.attempts for path in a.announced)
-        since = checkpoints.first_write(self._book.attempt_folder(1) / wire.LAUNCH)
-        pinned: tuple[ev.Checkpoint, ...] = ()
-        try:
-            pinned = checkpoints.scan(str(self._folder / pins.FOLDER), world=self._world())
-            found = [
-                c
-                for folder in self._output_dirs()
-                for c in checkpoints.scan(folder, since=since, announced=announced, world=self._world())
-            ]
-        except OSError as error:
-            why = f"the checkpoint folder cannot be read: {error.strerror}"
-            return tuple(sorted([*pinned, *self._known()], key=lambda c: c.step)), why
-        return tuple(sorted([*found, *pinned], key=lambda c: c.step)), None
-
-    def _world(self) -> int | None:
-        """The ranks whose part each checkpoint must hold, as the job last said; None: unknown, or they save elsewhere.
-
-        Ranks of other nodes may keep their random state on disks of their own.
-        """
-        if dict(self.run.created.env).get("NNODES", "1") != "1":
-            return None
-        return next((a.hello.world for a in reversed(self.run.attempts) if a.hello), None)
-
-    def _known(self) -> tuple[ev.Checkpoint, ...]:
-        """The checkpoints that were ever seen whole: to begin again because nobody can look would throw them away."""
-        known = {one.path: one for attempt in self.run.attempts for one in attempt.checkpoints}
-        return tuple(sorted(known.values(), key=lambda c: c.step))
-
-    def _output_dirs(self) -> tuple[str, ...]:
-        """Where the job said it saves; where it said nothing, where its command says."""
-        said = {a.hello.output_dir for a in self.run.attempts if a.hello}
-        if said or self._terms.adapter is None:
-            return tuple(sorted(said))
-        argument = self._terms.adapter.output_dir(self.run.created.argv)
-        edits = (edit.new for attempt in self.run.attempts for edit in attempt.plan.edits if edit.knob == "output_dir")
-        asked = dict.fromkeys(str(Path(self.run.created.cwd, name)) for name in (argument, *edits) if name)
-        return tuple(dict.fromkeys(folder for name in asked for folder in checkpoints.versions(name)))
-
-    def _places(self) -> tuple[Path, ...]:
-        """Where the run needs room: its own folder and those that checkpoints go to."""
-        return (self._folder, *(Path(one) for one in self._output_dirs()))
-
     def _diagnose(self) -> bool:
         from guardian.core.diagnosing import diagnose  # noqa: PLC0415 - the first launch does not wait for it
 
@@ -663,7 +626,7 @@ class Supervisor:
 
             judged = inspect(
                 [c.path for c in ended.checkpoints],
-                world=self._world(),
+                world=finding.world(self.run),
                 interpreter=python,
                 deadline_s=allowed_s,
                 stop=lambda: bool(self.run.stop_requests),
@@ -746,7 +709,7 @@ class Supervisor:
         """Since the last attempt ended, checkpoints may have been removed, and others put there."""
         ended = self.run.attempt.ended if self.run.attempt else None
         if ended is not None:
-            found, _ = self._found()
+            found, _ = finding.found(self._book)
             if found != ended.checkpoints:
                 self.take(replace(ended, checkpoints=found, inspected=False))
 
