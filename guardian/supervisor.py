@@ -13,7 +13,6 @@ import os
 import queue
 import re
 import signal
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from guardian.errors import GuardianError
 from guardian.host import crash, disk, keeping, logs, machine, processes
 from guardian.host.launching import write_launch
 from guardian.recording import Book
+from guardian.slowwork import SlowWork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -78,8 +78,7 @@ class Supervisor:
         self._watch: sources.CheckpointWatch | None = None
         self._sampler: Sampler | None = None
         self._heard_upto = heard_upto or {}
-        self._working: dict[tuple[str, int], float] = {}
-        """Slow work that was begun, and when, by our own clock."""
+        self._slow = SlowWork(outlook.clock)
         self._looked = 0.0
         self._disk: disk.Watch | None = None
         self._probe: Probe | None = None
@@ -282,7 +281,7 @@ class Supervisor:
             if attempt.tree_end is None:
                 self._watch_gpus()
             self.stand_by()
-            self._start(("prepare", 0), self._prepare)
+            self._slow.start(("prepare", 0), self._prepare)
 
     def _prepare(self) -> None:
         """Read and compile what judging needs: the job's end shall not wait for it. What is wrong is told there."""
@@ -337,25 +336,13 @@ class Supervisor:
             case do.Finish(finished=finished):
                 return self._finish(finished)
 
-    def _start(self, work: tuple[str, int], target: Callable[[], None]) -> bool:
-        """Run slow work once, in a thread of its own; it posts its result."""
-        if work not in self._working:
-            self._working[work] = self._outlook.clock.mono()
-            threading.Thread(target=target, name=f"{work[0]}-{work[1]}", daemon=True).start()
-        return False
-
-    def _worked_s(self, work: tuple[str, int]) -> float:
-        """Seconds since work was begun; 0 if it was not. An earlier guardian's time does not count."""
-        now = self._outlook.clock.mono()
-        return now - self._working.get(work, now)
-
     def _pin(self, attempt: int, source: str) -> bool:
-        if self._worked_s(("pin", attempt)) > do.CHECKING_MAX_S:
+        if self._slow.seconds(("pin", attempt)) > do.CHECKING_MAX_S:
             return self.take(ev.Pinned(attempt, source, None, "none", f"took over {do.CHECKING_MAX_S} s"))
         from guardian.host import pins  # noqa: PLC0415 - the first launch does not wait for it
 
         place = str(self._folder / pins.FOLDER)
-        return self._start(("pin", attempt), lambda: self.post(pins.pin(attempt, source, place)))
+        return self._slow.start(("pin", attempt), lambda: self.post(pins.pin(attempt, source, place)))
 
     def _launch(self, planned: ev.Planned) -> bool:
         number = planned.attempt
@@ -528,7 +515,7 @@ class Supervisor:
             self.post(ev.StacksTaken(number, found[:STACKS_MOST], clock.wall()))
 
         told = attempt.stacks[-1].wall if attempt.stacks else 0.0
-        return self._start((f"stacks after {told}", number), ask)
+        return self._slow.start((f"stacks after {told}", number), ask)
 
     def _tree(self) -> tuple[processes.Process, ...]:
         attempt = self.run.attempt
@@ -553,8 +540,8 @@ class Supervisor:
         """Have every source read to its end, as long as that may take; what comes later is not heard any more."""
         work = ("drain", number)
         limit = ENDING_HURRIED_S if len(self.run.stop_requests) > 2 else ENDING_MAX_S
-        if self._worked_s(work) <= limit:
-            return self._start(work, self._drain)
+        if self._slow.seconds(work) <= limit:
+            return self._slow.start(work, self._drain)
         attempt = self.run.attempts[number - 1]
         why = f"what attempt {number} left was not read to its end within {limit:.0f} s"
         ended = _ended(attempt, tail=(), found=finding.known(self.run), blind=(why,))
@@ -617,7 +604,7 @@ class Supervisor:
         assert attempt.ended is not None
         ended, work = replace(attempt.ended, inspected=True), ("inspect", number)
         allowed_s = self._terms.policy.checkpoints.read_s
-        if self._worked_s(work) > allowed_s + PATIENCE_S:
+        if self._slow.seconds(work) > allowed_s + PATIENCE_S:
             return self.take(ended)
         python = attempt.plan.argv[0] if PYTHON.fullmatch(Path(attempt.plan.argv[0]).name) else None
 
@@ -634,12 +621,12 @@ class Supervisor:
             )
             self.post(replace(ended, checkpoints=judged))
 
-        return self._start(work, read)
+        return self._slow.start(work, read)
 
     def _rate(self, asked: ev.Rated) -> bool:
         """Have a copy of a checkpoint made with another learning rate; it may be as large as the checkpoint."""
         work = (f"rate {asked.source} {asked.target}", asked.attempt)
-        if self._worked_s(work) > do.CHECKING_MAX_S + PATIENCE_S:
+        if self._slow.seconds(work) > do.CHECKING_MAX_S + PATIENCE_S:
             return self.take(replace(asked, copy=None, why=f"took over {do.CHECKING_MAX_S} s"))
         plan = self.run.attempts[asked.attempt - 1].plan
 
@@ -655,7 +642,7 @@ class Supervisor:
             if done.why is None or not stop():  # what a stop interrupted is begun again when the run goes on
                 self.post(done)
 
-        return self._start(work, rate)
+        return self._slow.start(work, rate)
 
     def _finish(self, finished: ev.RunFinished) -> bool:
         if not self.take(finished):
