@@ -8,7 +8,6 @@ journalled before it is carried out; one that cannot be journalled is not carrie
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import queue
 import re
@@ -18,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardian import finding, recording, sources
+from guardian import finding, looking, recording, sources
 from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core import run as stands
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from guardian.core.run import Attempt, Run
     from guardian.host.gpus import Probe
     from guardian.host.journal import Journal
-    from guardian.host.sampling import Sampler, View
+    from guardian.host.sampling import Sampler
     from guardian.recording import Outlook
 
 IDLE_S = 1.0
@@ -50,9 +49,6 @@ ENDING_MAX_S = 300.0
 ENDING_HURRIED_S = 5.0
 """The same for whoever has asked three times to stop."""
 PATIENCE_S = 5.0
-STACKS_S = 10.0
-STACKS_MOST = 64
-"""Processes whose places are kept in the journal; ranks come first, and the attempt's folder has all of them."""
 PYTHON = re.compile(r"python[\d.]*")
 BATCH = 1000
 TAIL_LINES = 40
@@ -248,7 +244,7 @@ class Supervisor:
     def _know_rank(self, hello: ev.Hello) -> None:
         """Keep a rank's identity; its pid counts only if the process there carries this attempt's mark or descends."""
         ticks = processes.start_ticks(hello.pid)
-        if ticks is not None and hello.pid in self._pids():
+        if ticks is not None and hello.pid in looking.pids(self.run):
             self.take(ev.RankFound(hello.attempt, hello.rank, hello.pid, ticks))
 
     def _watch_checkpoints(self, hello: ev.Hello) -> None:
@@ -319,11 +315,11 @@ class Supervisor:
             case do.Look(attempt=attempt):
                 return self._look(attempt)
             case do.LookAtWork(attempt=attempt):
-                return self._look_at_work(attempt)
+                return self.take(looking.work(self._book, attempt))
             case do.TakeStacks(attempt=attempt):
-                return self._take_stacks(attempt)
+                return looking.stacks(self._book, self._slow, attempt)
             case do.LeaveAlone(attempt=attempt, unkillable=unkillable):
-                left = tuple(f"{p.pid} {p.cmdline or p.name}" for p in self._tree())
+                left = tuple(f"{p.pid} {p.cmdline or p.name}" for p in looking.tree(self.run))
                 return self.take(ev.TreeEnded(attempt, left, unkillable))
             case do.Drain(attempt=attempt):
                 return self._read_out(attempt)
@@ -404,26 +400,9 @@ class Supervisor:
         self._sampler = Sampler(
             number,
             self._book.attempt_folder(number),
-            lambda: self._view(number),
+            lambda: looking.view(self.run, number),
             lambda: finding.places(self._book),
             self.post,
-        )
-
-    def _view(self, number: int) -> View:
-        from guardian.core.forecasting import next_save_s  # noqa: PLC0415 - as above
-        from guardian.host.sampling import View  # noqa: PLC0415 - as above
-
-        attempt = self.run.attempts[number - 1]
-        keeper, known = _identities(attempt)
-        save_steps = attempt.hello.save_steps if attempt.hello else None
-        walls = [step.wall for step in itertools.islice(reversed(attempt.steps), do.RATE_OVER)][::-1]
-        return View(
-            mark=wire.mark(self.run.created.run, number),
-            keeper=keeper,
-            known=known,
-            ranks=tuple(rank.pid for rank in attempt.ranks),
-            step_wall=attempt.step_wall,
-            next_save_s=next_save_s(save_steps, attempt.last_step, walls),
         )
 
     def _ask_save(self, attempt: int, save_at: int) -> bool:
@@ -436,7 +415,7 @@ class Supervisor:
         return True
 
     def _signal(self, attempt: int, number: int) -> bool:
-        found = self._tree()
+        found = looking.tree(self.run)
         if not self.take(ev.Signalled(attempt, number, len(found))):
             return False
         crash.point()
@@ -476,62 +455,19 @@ class Supervisor:
         if now - self._looked < do.LOOK_EVERY_S:
             return False
         self._looked = now
-        return self.take(ev.TreeSeen(attempt, self._pids()))
+        return self.take(ev.TreeSeen(attempt, looking.pids(self.run)))
 
     def _begin_stop(self, asked: do.BeginStop) -> bool:
         said = ev.StopBegun(
-            asked.attempt, asked.why, self._pids(), asked.rule, asked.silent, asked.facts, asked.silent_s
+            asked.attempt, asked.why, looking.pids(self.run), asked.rule, asked.silent, asked.facts, asked.silent_s
         )
         return self.take(said)
-
-    def _look_at_work(self, attempt: int) -> bool:
-        tree = self._tree()
-        pids = tuple(p.pid for p in tree)
-        work = processes.work(pids)
-        own = logs.own_bytes(self._book.attempt_folder(attempt))
-        moved = None if work.io_bytes is None else work.io_bytes - own
-        ranks = {rank.pid for rank in self.run.attempts[attempt - 1].ranks}
-        others = processes.work(set(pids) - ranks).cpu_s if ranks else None
-        from guardian.core.gpus import computes  # noqa: PLC0415 - the first launch does not wait for it
-
-        now, held, running = self._outlook.clock.wall(), processes.held(tree), processes.running(pids)
-        gpu = computes(self.run, self.run.attempts[attempt - 1], now)
-        return self.take(ev.Activity(attempt, pids, work.cpu_s, moved, now, others, held, gpu, running))
-
-    def _take_stacks(self, number: int) -> bool:
-        """Once for each answer that was heard: they take seconds."""
-        attempt = self.run.attempts[number - 1]
-        folder, clock = self._book.attempt_folder(number), self._outlook.clock
-
-        def ask() -> None:
-            from guardian.core import stacks as standing  # noqa: PLC0415 - the first launch does not wait for it
-            from guardian.host import stacks  # noqa: PLC0415 - the first launch does not wait for it
-
-            found: tuple[standing.Stack, ...] = ()
-            try:
-                found = stacks.collect(self._tree(), standing.ranks_of(attempt), folder, STACKS_S)
-            except Exception as error:  # noqa: BLE001 - what breaks here costs the stacks, and nothing else
-                self.post(ev.SourceLost("stacks", repr(error), number))
-            self.post(ev.StacksTaken(number, found[:STACKS_MOST], clock.wall()))
-
-        told = attempt.stacks[-1].wall if attempt.stacks else 0.0
-        return self._slow.start((f"stacks after {told}", number), ask)
-
-    def _tree(self) -> tuple[processes.Process, ...]:
-        attempt = self.run.attempt
-        if attempt is None:
-            return ()
-        keeper, known = _identities(attempt)
-        return processes.tree(keeper, wire.mark(self.run.created.run, attempt.number), known)
-
-    def _pids(self) -> tuple[int, ...]:
-        return tuple(p.pid for p in self._tree())
 
     def _watch_orphans(self, number: int) -> None:
         """Without the keeper nobody hears the last process end: look until none is left."""
         self._heed_launcher(number)
         attempt = self.run.attempts[number - 1]
-        _, known = _identities(attempt)
+        _, known = looking.identities(attempt)
         sources.watch_orphans(number, wire.mark(self.run.created.run, number), known, self.post)
 
     # --- the end of an attempt -------------------------------------------------------------------------------
@@ -681,13 +617,13 @@ class Supervisor:
             return f"attempt {number} still runs: adopted, not started again", lambda: self._adopt(number, keeper)
         if attempt.launched is None and not self._has_begun(number):
             return f"attempt {number} was planned and had not begun", lambda: None
-        if attempt.launched is not None and not self._has_begun(number) and not self._tree():
+        if attempt.launched is not None and not self._has_begun(number) and not looking.tree(self.run):
             words = f"the launch of attempt {number} was never carried out"
             return words, lambda: self._repeat_launch(number)
         records = keeping.end_records(self._book.attempt_folder(number))
         if records.tree_end is not None:
             return f"attempt {number} ended while no guardian watched", lambda: self._late(number, ended=True)
-        if self._tree():
+        if looking.tree(self.run):
             words = f"attempt {number} still runs, its keeper does not: adopted, its exit code stays unknown"
             return words, lambda: self._late(number, ended=False)
         return f"attempt {number} is gone and nobody saw it end", lambda: self._late(number, ended=True)
@@ -743,18 +679,6 @@ def _unmet(run: Run, attempt: Attempt) -> tuple[str, ...]:
     return tuple(rates(run, attempt))
 
 
-def _identities(attempt: Attempt) -> tuple[processes.Identity | None, frozenset[processes.Identity]]:
-    """The keeper and the recorded processes of an attempt; numbers count only with their start time."""
-    launched, job = attempt.launched, attempt.job
-    if _rebooted(launched):
-        return None, frozenset()
-    keeper = processes.Identity(launched.keeper_pid, launched.keeper_ticks) if launched else None
-    known = {processes.Identity(rank.pid, rank.ticks) for rank in attempt.ranks}
-    if job and job.ticks:
-        known.add(processes.Identity(job.pid, job.ticks))
-    return keeper, frozenset(known)
-
-
 def _ended(
     attempt: Attempt,
     *,
@@ -771,21 +695,16 @@ def _ended(
         last_step=None,
         tail=tail,
         oom_kills=_since_launch(attempt.launched),
-        rebooted=_rebooted(attempt.launched),
+        rebooted=looking.rebooted(attempt.launched),
         checkpoints=found,
         blind=blind,
         facts=facts,
     )
 
 
-def _rebooted(launched: ev.Launched | None) -> bool:
-    """Whether the machine was started anew since: then no recorded pid means anything."""
-    return launched is not None and bool(launched.boot) and launched.boot != machine.boot_id()
-
-
 def _since_launch(launched: ev.Launched | None) -> int | None:
     """OOM kills counted since the launch; None where the counter could not be read at both ends."""
     now = machine.oom_kills()
-    if launched is None or launched.oom_kills is None or now is None or _rebooted(launched):
+    if launched is None or launched.oom_kills is None or now is None or looking.rebooted(launched):
         return None
     return max(0, now - launched.oom_kills)
