@@ -28,14 +28,13 @@ from guardian.host import crash, disk, keeping, logs, machine, processes
 from guardian.host.launching import write_launch
 from guardian.recording import Book
 from guardian.slowwork import SlowWork
+from guardian.watching import PATIENCE_S, Watching, heed_launcher, watch_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from guardian.core.run import Attempt, Run
-    from guardian.host.gpus import Probe
     from guardian.host.journal import Journal
-    from guardian.host.sampling import Sampler
     from guardian.recording import Outlook
 
 IDLE_S = 1.0
@@ -48,7 +47,6 @@ ENDING_MAX_S = 300.0
 """For all that is read at an attempt's end: a file system may not answer."""
 ENDING_HURRIED_S = 5.0
 """The same for whoever has asked three times to stop."""
-PATIENCE_S = 5.0
 PYTHON = re.compile(r"python[\d.]*")
 BATCH = 1000
 TAIL_LINES = 40
@@ -69,17 +67,9 @@ class Supervisor:
         self._terms = outlook.terms
         self._folder = self._book.folder
         self._standby: keeping.Standby | None = None
-        self._keeper: keeping.Keeper | None = None
-        self._files: sources.AttemptFiles | None = None
-        self._watch: sources.CheckpointWatch | None = None
-        self._sampler: Sampler | None = None
-        self._heard_upto = heard_upto or {}
+        self._watching = Watching(self._book, heard_upto or {})
         self._slow = SlowWork(outlook.clock)
         self._looked = 0.0
-        self._disk: disk.Watch | None = None
-        self._probe: Probe | None = None
-        self._probed = 0
-        """The attempt for which it was last started, or not."""
         self._remarks = Remarks()
 
     @property
@@ -100,10 +90,7 @@ class Supervisor:
 
     def supervise(self) -> ev.RunFinished:
         """Run until the run is finished; the last record of its journal."""
-        cap = self._terms.policy.disk.joblog_cap_mib
-        self._disk = disk.Watch(self._book.ballast, cap, lambda text: self.post(ev.Noted(text)))
-        if self.run.attempt is not None and self.run.attempt.ended is None:
-            self._disk.keep_ahead(self._book.attempt_folder(self.run.attempt.number) / wire.JOB_LOG)
+        self._watching.open()
         try:
             while True:
                 self._hear_waiting()
@@ -123,18 +110,7 @@ class Supervisor:
         if self._standby is not None:
             self._standby.dismiss()
             self._standby = None
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
-        if self._sampler is not None:
-            self._sampler.finish(PATIENCE_S)
-            self._sampler = None
-        if self._disk is not None:
-            self._disk.close(PATIENCE_S)
-            self._disk = None
-        if self._probe is not None:
-            self._probe.close()
-            self._probe = None
+        self._watching.close()
         if isinstance(self.run.state, stands.Finished):
             self._book.ballast.remove()
 
@@ -158,44 +134,9 @@ class Supervisor:
             for _ in range(BATCH):
                 self._hear_one(self._queue.get_nowait())
 
-    def _hear_gpus(self, event: ev.GpusSeen | ev.GpuFault) -> None:
-        """Readings belong to the latest attempt; a fault is told once."""
-        attempt = self.run.attempt
-        if attempt is None:
-            return
-        if isinstance(event, ev.GpuFault):
-            known = {(one.card, one.kind, one.xid) for one in attempt.gpu_faults}
-            if (event.card, event.kind, event.xid) not in known:
-                self.take(replace(event, attempt=attempt.number))
-                self._suspect(attempt.number)
-            return
-        from guardian.core.gpus import baseline  # noqa: PLC0415 - the first launch does not wait for it
-        from guardian.core.probelines import readings  # noqa: PLC0415 - as above
-
-        self.take(replace(event, attempt=attempt.number))
-        if self._sampler is not None:
-            self._sampler.give(readings(event.cards))
-        first = baseline(self.run, event)
-        if first:
-            self.take(ev.GpuBaseline(attempt.number, first))
-
-    def _watch_gpus(self) -> None:
-        """Have the GPUs read, where there may be some; after the launch, and again when another attempt begins."""
-        number = len(self.run.attempts)
-        if self._probed == number or (self._probe is not None and not self._probe.over):
-            return
-        self._probed = number
-        from guardian.host import gpus  # noqa: PLC0415 - the first launch does not wait for it
-
-        environment = self._outlook.environment | dict(self.run.attempts[-1].plan.env)
-        if gpus.expected(environment):  # else nothing is said: most machines without NVML have no GPU
-            silent_s = self._terms.policy.gpu.silent_s
-            given = self._outlook.environment
-            self._probe = gpus.Probe(self.run.created.run, self.post, silent_s=silent_s, environment=given)
-
     def _hear_one(self, event: ev.Event) -> None:
         if isinstance(event, ev.GpusSeen | ev.GpuFault):
-            self._hear_gpus(event)
+            self._watching.hear_gpus(event)
             return
         if isinstance(event, ev.SourceLost) and event in self.run.lost:
             return
@@ -205,69 +146,13 @@ class Supervisor:
             ended = self.run.attempts[event.attempt - 1]
             event = replace(event, last_step=ended.last_step, unmet=_unmet(self.run, ended))
         self.take(event)
-        self._attend(event)
-
-    def _miss_gpus(self, hello: ev.Hello) -> None:
-        """Say once that a job trains on GPUs which nobody can look at."""
-        if self._probe is None and self._probed and (hello.device or "").startswith("cuda"):
-            why = "the job trains on cuda, and no library of NVML is found here"
-            self._book.lose(ev.SourceLost("the GPUs", why))
-
-    def _attend(self, event: ev.Event) -> None:
-        """What follows at once from what was heard, whatever is decided."""
-        if isinstance(event, ev.Hello):
-            self._know_rank(event)
-            self._watch_checkpoints(event)
-            self._miss_gpus(event)
-        if isinstance(event, ev.JobStarted):
-            self._watch_gpus()
-        if isinstance(event, ev.Hit | ev.Logged):
-            self._suspect(event.attempt)
-        if isinstance(event, ev.Saved) and self._watch is not None:
-            self._watch.look()
-        if isinstance(event, ev.KeeperLost):
-            self._watch_orphans(event.attempt)
-        if isinstance(event, ev.Positions) and self._disk is not None:
-            shown = self._outlook.shown()
-            log = self._book.attempt_folder(event.attempt) / wire.JOB_LOG
-            self._disk.was_read(log, event.offset if shown is None else min(shown, event.offset))
-
-    def _suspect(self, number: int) -> None:
-        """Keep what a living job's log and numbers make true of the rules that need not wait for its end."""
-        if number != len(self.run.attempts) or not isinstance(self.run.state, stands.Starting | stands.Running):
-            return
-        from guardian.core.suspecting import suspect  # noqa: PLC0415 - the first launch does not wait for it
-
-        for suspected in suspect(self._outlook.rules(), self.run.attempts[-1], self.run):
-            self.take(suspected)
-
-    def _know_rank(self, hello: ev.Hello) -> None:
-        """Keep a rank's identity; its pid counts only if the process there carries this attempt's mark or descends."""
-        ticks = processes.start_ticks(hello.pid)
-        if ticks is not None and hello.pid in looking.pids(self.run):
-            self.take(ev.RankFound(hello.attempt, hello.rank, hello.pid, ticks))
-
-    def _watch_checkpoints(self, hello: ev.Hello) -> None:
-        known = self._watch
-        if known is not None and (known.attempt, known.folder) == (hello.attempt, hello.output_dir):
-            return
-        if known is not None:
-            known.close()
-        told = frozenset(c.path for a in self.run.attempts for c in a.checkpoints)
-        self._watch = sources.CheckpointWatch(
-            hello.attempt,
-            hello.output_dir,
-            self.post,
-            since=finding.first_write(self._book),
-            known=told,
-            world=finding.world(self.run),
-        )
+        self._watching.attend(event)
 
     def _housekeeping(self) -> None:
         self._book.keep_up()
         attempt = self.run.attempt
         if self.run.gpu_baseline and not isinstance(self.run.state, stands.Finished):
-            self._watch_gpus()  # a guardian that takes over before a launch has none yet
+            self._watching.watch_gpus()  # a guardian that takes over before a launch has none yet
         if attempt is None or attempt.launched_wall is None:
             return
         if isinstance(self.run.state, stands.Running):
@@ -275,7 +160,7 @@ class Supervisor:
                 self.take(ev.Noted(text))
         if self._outlook.clock.wall() - attempt.launched_wall > STANDBY_AFTER_S:
             if attempt.tree_end is None:
-                self._watch_gpus()
+                self._watching.watch_gpus()
             self.stand_by()
             self._slow.start(("prepare", 0), self._prepare)
 
@@ -364,9 +249,8 @@ class Supervisor:
         if not self.take(ev.Launched(number, standby.pid, ticks, machine.oom_kills(), machine.boot_id())):
             self._standby = standby
             return False
-        self._keeper = standby.launch(job)
-        sources.listen_to_keeper(self._keeper, self.run.created.run, number, self.post)
-        self._follow(number)
+        self._watching.listen(number, standby.launch(job))
+        self._watching.follow(number)
         return True
 
     def _no_folder(self, folder: Path, error: OSError) -> bool:
@@ -376,34 +260,6 @@ class Supervisor:
         why = f"{folder} cannot be written ({error.strerror}): the launch waits"
         self._book.lose(ev.SourceLost("run folder", why))
         return False
-
-    def _follow(self, number: int) -> None:
-        attempt = self.run.attempts[number - 1]
-        self._files = sources.AttemptFiles(
-            attempt,
-            self._book.attempt_folder(number),
-            self.post,
-            matcher=self._outlook.matcher,
-            heartbeat_offsets=self._heard_upto,
-        )
-        self._heard_upto = {}
-        if self._disk is not None:
-            self._disk.keep_ahead(self._book.attempt_folder(number) / wire.JOB_LOG)
-        if attempt.hello is not None:
-            self._watch_checkpoints(attempt.hello)
-        self._sample(number)
-
-    def _sample(self, number: int) -> None:
-        """Have the job's processes and its host looked at; what comes of that is no event."""
-        from guardian.host.sampling import Sampler  # noqa: PLC0415 - the first launch does not wait for it
-
-        self._sampler = Sampler(
-            number,
-            self._book.attempt_folder(number),
-            lambda: looking.view(self.run, number),
-            lambda: finding.places(self._book),
-            self.post,
-        )
 
     def _ask_save(self, attempt: int, save_at: int) -> bool:
         if not self.take(ev.SaveAsked(attempt, save_at)):
@@ -463,13 +319,6 @@ class Supervisor:
         )
         return self.take(said)
 
-    def _watch_orphans(self, number: int) -> None:
-        """Without the keeper nobody hears the last process end: look until none is left."""
-        self._heed_launcher(number)
-        attempt = self.run.attempts[number - 1]
-        _, known = looking.identities(attempt)
-        sources.watch_orphans(number, wire.mark(self.run.created.run, number), known, self.post)
-
     # --- the end of an attempt -------------------------------------------------------------------------------
 
     def _read_out(self, number: int) -> bool:
@@ -490,11 +339,11 @@ class Supervisor:
         """
         attempt = self.run.attempts[-1]
         blind = []
-        probe = self._probe
+        probe = self._watching.probe
         if probe is not None and not probe.over and not probe.look(LOOK_S):
             blind.append("the GPUs were not read after the end")
         try:
-            if self._files is not None and not self._files.finish(DRAIN_S):
+            if self._watching.files is not None and not self._watching.files.finish(DRAIN_S):
                 blind.append("job.log was not read to its end")
         except GuardianError as error:  # a rule file that was broken while the job ran
             blind.append(f"job.log was not judged: {error}")
@@ -515,7 +364,7 @@ class Supervisor:
         from guardian.core.exits import normal  # noqa: PLC0415 - the first launch does not wait for it
         from guardian.core.hostfacts import together  # noqa: PLC0415 - as above
 
-        sampler = self._sampler
+        sampler = self._watching.sampler
         if sampler is None:
             return ended
         if not sampler.finish(PATIENCE_S):
@@ -646,28 +495,21 @@ class Supervisor:
     def _adopt(self, number: int, keeper: keeping.Keeper) -> None:
         if self.run.attempts[number - 1].launched is None:
             self.take(ev.Launched(number, keeper.pid, processes.start_ticks(keeper.pid) or 0))
-        self._follow(number)
-        self._keeper = keeper
-        sources.listen_to_keeper(keeper, self.run.created.run, number, self.post)
+        self._watching.follow(number)
+        self._watching.listen(number, keeper)
 
     def _late(self, number: int, *, ended: bool) -> None:
         """Go on with an attempt whose keeper is gone."""
         if self.run.attempts[number - 1].launched is None:
             self.take(ev.Launched(number, 0, 0))
-        self._follow(number)
+        self._watching.follow(number)
         if keeping.end_records(self._book.attempt_folder(number)).tree_end is None:
             self.take(ev.KeeperLost(number))
         if ended:
-            self._heed_launcher(number)
+            heed_launcher(self._book, number)
             self.take(ev.TreeEnded(number))
         else:
-            self._watch_orphans(number)
-
-    def _heed_launcher(self, number: int) -> None:
-        """What the keeper wrote of the launcher before it was gone counts."""
-        launcher = keeping.end_records(self._book.attempt_folder(number)).launcher
-        if launcher is not None:
-            self.take(ev.LauncherExited(number, launcher.code, launcher.signal))
+            watch_orphans(self._book, number)
 
 
 def _unmet(run: Run, attempt: Attempt) -> tuple[str, ...]:
