@@ -10,46 +10,35 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import re
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardian import finding, looking, recording, sources
+from guardian import ending, finding, looking, recording, sources
 from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core import run as stands
 from guardian.core import wire
 from guardian.core.remarking import Remarks
 from guardian.errors import GuardianError
-from guardian.host import crash, disk, keeping, logs, machine, processes
+from guardian.host import crash, disk, keeping, machine, processes
 from guardian.host.launching import write_launch
 from guardian.recording import Book
 from guardian.slowwork import SlowWork
-from guardian.watching import PATIENCE_S, Watching, heed_launcher, watch_orphans
+from guardian.watching import Watching, heed_launcher, watch_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from guardian.core.run import Attempt, Run
+    from guardian.core.run import Run
     from guardian.host.journal import Journal
     from guardian.recording import Outlook
 
 IDLE_S = 1.0
 """The longest sleep of the loop: an event ends it at once."""
-DRAIN_S = 60.0
-"""For job.log and the heartbeats to be read to their end."""
-LOOK_S = 3.0
-"""For the GPUs to be read once more at an attempt's end."""
-ENDING_MAX_S = 300.0
-"""For all that is read at an attempt's end: a file system may not answer."""
-ENDING_HURRIED_S = 5.0
-"""The same for whoever has asked three times to stop."""
-PYTHON = re.compile(r"python[\d.]*")
 BATCH = 1000
-TAIL_LINES = 40
 STANDBY_AFTER_S = 3.0
 """The next keeper is started, and the rules are read, when the job has had this long to start without company."""
 
@@ -141,10 +130,10 @@ class Supervisor:
         if isinstance(event, ev.SourceLost) and event in self.run.lost:
             return
         if isinstance(event, ev.Ended):
-            if not event.inspected and self.run.attempts[event.attempt - 1].ended is not None:
-                return  # it was not waited for any longer
-            ended = self.run.attempts[event.attempt - 1]
-            event = replace(event, last_step=ended.last_step, unmet=_unmet(self.run, ended))
+            ended = ending.told(self.run, event)
+            if ended is None:
+                return
+            event = ended
         self.take(event)
         self._watching.attend(event)
 
@@ -207,15 +196,15 @@ class Supervisor:
                 left = tuple(f"{p.pid} {p.cmdline or p.name}" for p in looking.tree(self.run))
                 return self.take(ev.TreeEnded(attempt, left, unkillable))
             case do.Drain(attempt=attempt):
-                return self._read_out(attempt)
+                return ending.read_out(self._book, self._slow, self._watching, attempt)
             case do.Diagnose():
-                return self._diagnose()
+                return ending.diagnose(self._book)
             case do.Inspect(attempt=attempt):
-                return self._inspect(attempt)
+                return ending.inspect(self._book, self._slow, attempt)
             case do.Rate(asked=asked):
-                return self._rate(asked)
+                return ending.rate(self._book, self._slow, asked)
             case do.Finish(finished=finished):
-                return self._finish(finished)
+                return ending.finish(self._book, finished)
 
     def _pin(self, attempt: int, source: str) -> bool:
         if self._slow.seconds(("pin", attempt)) > do.CHECKING_MAX_S:
@@ -319,126 +308,6 @@ class Supervisor:
         )
         return self.take(said)
 
-    # --- the end of an attempt -------------------------------------------------------------------------------
-
-    def _read_out(self, number: int) -> bool:
-        """Have every source read to its end, as long as that may take; what comes later is not heard any more."""
-        work = ("drain", number)
-        limit = ENDING_HURRIED_S if len(self.run.stop_requests) > 2 else ENDING_MAX_S
-        if self._slow.seconds(work) <= limit:
-            return self._slow.start(work, self._drain)
-        attempt = self.run.attempts[number - 1]
-        why = f"what attempt {number} left was not read to its end within {limit:.0f} s"
-        ended = _ended(attempt, tail=(), found=finding.known(self.run), blind=(why,))
-        return self.take(replace(ended, last_step=attempt.last_step))
-
-    def _drain(self) -> None:
-        """Read every source to its end, then say `Ended`: the exit must not overtake the failure line.
-
-        The followers' last words lie in the queue before `Ended`, so they are folded before it.
-        """
-        attempt = self.run.attempts[-1]
-        blind = []
-        probe = self._watching.probe
-        if probe is not None and not probe.over and not probe.look(LOOK_S):
-            blind.append("the GPUs were not read after the end")
-        try:
-            if self._watching.files is not None and not self._watching.files.finish(DRAIN_S):
-                blind.append("job.log was not read to its end")
-        except GuardianError as error:  # a rule file that was broken while the job ran
-            blind.append(f"job.log was not judged: {error}")
-        found, why = finding.found(self._book)
-        if why:
-            blind.append(why)
-        tail = logs.tail_lines(self._book.attempt_folder(attempt.number) / wire.JOB_LOG, TAIL_LINES, attempt.positions)
-        ended = _ended(
-            attempt, tail=tail, found=found, blind=tuple(blind), facts=machine.facts(finding.places(self._book))
-        )
-        from guardian.host import stacks  # noqa: PLC0415 - the first launch does not wait for it
-
-        ended = replace(ended, dumps=stacks.dumps(self._book.attempt_folder(attempt.number)))
-        self.post(self._with_samples(ended))
-
-    def _with_samples(self, ended: ev.Ended) -> ev.Ended:
-        """With what was sampled last, while the job lived."""
-        from guardian.core.exits import normal  # noqa: PLC0415 - the first launch does not wait for it
-        from guardian.core.hostfacts import together  # noqa: PLC0415 - as above
-
-        sampler = self._watching.sampler
-        if sampler is None:
-            return ended
-        if not sampler.finish(PATIENCE_S):
-            return replace(ended, blind=(*ended.blind, "the last figures of the host"))
-        measured = {name: value for name, value in ended.facts if not isinstance(value, str)}
-        facts: dict[str, float | str] = {**together(sampler.facts(), measured)}
-        who = sampler.victim(by_sigkill=normal(ended.code, ended.signal).signal == signal.SIGKILL)
-        if who is not None:
-            facts["oom_victim"] = who
-        kills = ended.oom_kills if sampler.same_cgroup else None
-        return replace(ended, facts=tuple(sorted(facts.items())), oom_kills=kills)
-
-    def _diagnose(self) -> bool:
-        from guardian.core.diagnosing import diagnose  # noqa: PLC0415 - the first launch does not wait for it
-
-        attempt = self.run.attempts[-1]
-        return self.take(diagnose(self._outlook.rules(), attempt, self.run))
-
-    def _inspect(self, number: int) -> bool:
-        """Have the checkpoints read, within the policy's time and a little more; then they count as they are known."""
-        attempt = self.run.attempts[number - 1]
-        assert attempt.ended is not None
-        ended, work = replace(attempt.ended, inspected=True), ("inspect", number)
-        allowed_s = self._terms.policy.checkpoints.read_s
-        if self._slow.seconds(work) > allowed_s + PATIENCE_S:
-            return self.take(ended)
-        python = attempt.plan.argv[0] if PYTHON.fullmatch(Path(attempt.plan.argv[0]).name) else None
-
-        def read() -> None:
-            from guardian.host.inspecting import inspect  # noqa: PLC0415 - the first launch does not wait for it
-
-            judged = inspect(
-                [c.path for c in ended.checkpoints],
-                world=finding.world(self.run),
-                interpreter=python,
-                deadline_s=allowed_s,
-                stop=lambda: bool(self.run.stop_requests),
-                until_sound=True,
-            )
-            self.post(replace(ended, checkpoints=judged))
-
-        return self._slow.start(work, read)
-
-    def _rate(self, asked: ev.Rated) -> bool:
-        """Have a copy of a checkpoint made with another learning rate; it may be as large as the checkpoint."""
-        work = (f"rate {asked.source} {asked.target}", asked.attempt)
-        if self._slow.seconds(work) > do.CHECKING_MAX_S + PATIENCE_S:
-            return self.take(replace(asked, copy=None, why=f"took over {do.CHECKING_MAX_S} s"))
-        plan = self.run.attempts[asked.attempt - 1].plan
-
-        def stop() -> bool:
-            return bool(self.run.stop_requests)
-
-        def rate() -> None:
-            from guardian.host import jobpython, rating  # noqa: PLC0415 - the first launch does not wait for it
-
-            rating.release(str(self._folder / "attempts"))
-            python = jobpython.interpreter(plan.argv, self._outlook.environment, self.run.created.cwd)
-            done = rating.rate(asked, interpreter=python, deadline_s=do.CHECKING_MAX_S, stop=stop)
-            if done.why is None or not stop():  # what a stop interrupted is begun again when the run goes on
-                self.post(done)
-
-        return self._slow.start(work, rate)
-
-    def _finish(self, finished: ev.RunFinished) -> bool:
-        if not self.take(finished):
-            return False
-        if finished.outcome is ev.Outcome.FINISHED:
-            from guardian.host import pins, rating  # noqa: PLC0415 - the first launch does not wait for it
-
-            pins.release(str(self._folder / pins.FOLDER))
-            rating.release(str(self._folder / "attempts"))
-        return True
-
     # --- taking over -----------------------------------------------------------------------------------------
 
     def recover(self, started: ev.SupervisorStarted) -> None:
@@ -510,43 +379,3 @@ class Supervisor:
             self.take(ev.TreeEnded(number))
         else:
             watch_orphans(self._book, number)
-
-
-def _unmet(run: Run, attempt: Attempt) -> tuple[str, ...]:
-    """Where the job trained at another learning rate than was set, as far as its log or its companion told."""
-    if not attempt.plan.settings:
-        return ()
-    from guardian.core.effects import rates  # noqa: PLC0415 - the first launch does not wait for it
-
-    return tuple(rates(run, attempt))
-
-
-def _ended(
-    attempt: Attempt,
-    *,
-    tail: tuple[ev.Line, ...],
-    found: tuple[ev.Checkpoint, ...],
-    blind: tuple[str, ...],
-    facts: tuple[tuple[str, float | str], ...] = (),
-) -> ev.Ended:
-    """The attempt's end; its last step is filled in when everything before it is folded."""
-    return ev.Ended(
-        attempt=attempt.number,
-        code=attempt.launcher.code if attempt.launcher else None,
-        signal=attempt.launcher.signal if attempt.launcher else None,
-        last_step=None,
-        tail=tail,
-        oom_kills=_since_launch(attempt.launched),
-        rebooted=looking.rebooted(attempt.launched),
-        checkpoints=found,
-        blind=blind,
-        facts=facts,
-    )
-
-
-def _since_launch(launched: ev.Launched | None) -> int | None:
-    """OOM kills counted since the launch; None where the counter could not be read at both ends."""
-    now = machine.oom_kills()
-    if launched is None or launched.oom_kills is None or now is None or looking.rebooted(launched):
-        return None
-    return max(0, now - launched.oom_kills)
