@@ -10,20 +10,19 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardian import ending, finding, looking, recording, sources
+from guardian import ending, finding, looking, recording, stopping
 from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core import run as stands
 from guardian.core import wire
 from guardian.core.remarking import Remarks
 from guardian.errors import GuardianError
-from guardian.host import crash, disk, keeping, machine, processes
+from guardian.host import disk, keeping, machine, processes
 from guardian.host.launching import write_launch
 from guardian.recording import Book
 from guardian.slowwork import SlowWork
@@ -177,15 +176,15 @@ class Supervisor:
             case do.Launch(planned=planned):
                 return self._launch(planned)
             case do.BeginStop():
-                return self._begin_stop(decision)
+                return stopping.begin(self._book, decision)
             case do.Tell(event=event):
                 return self.take(event)
             case do.Reap(attempt=attempt, signal=number):
-                return self._reap(attempt, number)
+                return stopping.reap(self._book, attempt, number)
             case do.AskSave(attempt=attempt, save_at=save_at):
-                return self._ask_save(attempt, save_at)
+                return stopping.ask_save(self._book, attempt, save_at)
             case do.SendSignal(attempt=attempt, signal=number):
-                return self._signal(attempt, number)
+                return stopping.send(self._book, attempt, number)
             case do.Look(attempt=attempt):
                 return self._look(attempt)
             case do.LookAtWork(attempt=attempt):
@@ -193,8 +192,7 @@ class Supervisor:
             case do.TakeStacks(attempt=attempt):
                 return looking.stacks(self._book, self._slow, attempt)
             case do.LeaveAlone(attempt=attempt, unkillable=unkillable):
-                left = tuple(f"{p.pid} {p.cmdline or p.name}" for p in looking.tree(self.run))
-                return self.take(ev.TreeEnded(attempt, left, unkillable))
+                return stopping.leave_alone(self._book, attempt, unkillable=unkillable)
             case do.Drain(attempt=attempt):
                 return ending.read_out(self._book, self._slow, self._watching, attempt)
             case do.Diagnose():
@@ -250,43 +248,6 @@ class Supervisor:
         self._book.lose(ev.SourceLost("run folder", why))
         return False
 
-    def _ask_save(self, attempt: int, save_at: int) -> bool:
-        if not self.take(ev.SaveAsked(attempt, save_at)):
-            return False
-        try:
-            sources.write_control(self._book.attempt_folder(attempt), request=1, save_at=save_at)
-        except OSError as error:
-            self.take(ev.SourceLost("control file", str(error), attempt))
-        return True
-
-    def _signal(self, attempt: int, number: int) -> bool:
-        found = looking.tree(self.run)
-        if not self.take(ev.Signalled(attempt, number, len(found))):
-            return False
-        crash.point()
-        for process in found:
-            processes.send(process.identity, number)
-            crash.point()
-            if number != signal.SIGKILL and process.stopped:
-                processes.send(process.identity, signal.SIGCONT)
-        return True
-
-    def _reap(self, attempt: int, number: int) -> bool:
-        """Signal what earlier attempts of this run left on the GPUs, each by its pid and start time.
-
-        What holds no memory there (a tracker that still sends) is left alone, where that can be told.
-        """
-        from guardian.core.gpus import holders  # noqa: PLC0415 - few runs leave anything
-        from guardian.host import leftovers  # noqa: PLC0415 - as above
-
-        seen = holders(self.run)
-        found = [p for p in leftovers.find(self.run.created.run) if seen is None or p.pid in seen]
-        if not self.take(ev.Reaped(attempt, number, tuple(f"{p.pid} {p.cmdline or p.name}" for p in found))):
-            return False
-        for process in found:
-            processes.send(process.identity, number)
-        return True
-
     def _measured(self, name: str) -> float | None:
         """A fact of the host, or of its GPUs, as it is now; None: unknown."""
         if name.startswith("gpu_"):
@@ -301,12 +262,6 @@ class Supervisor:
             return False
         self._looked = now
         return self.take(ev.TreeSeen(attempt, looking.pids(self.run)))
-
-    def _begin_stop(self, asked: do.BeginStop) -> bool:
-        said = ev.StopBegun(
-            asked.attempt, asked.why, looking.pids(self.run), asked.rule, asked.silent, asked.facts, asked.silent_s
-        )
-        return self.take(said)
 
     # --- taking over -----------------------------------------------------------------------------------------
 
