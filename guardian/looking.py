@@ -1,4 +1,4 @@
-"""Looks at the job's processes when a decision asks for one: who lives, what they do, where they stand.
+"""Looks at the job and its host when a decision asks for one: who lives, what they do, where they stand.
 
 A look changes nothing. A process counts by its pid and start time, by the attempt's mark, or as a descendant of
 either; a pid that was written down before the machine was started anew means nothing.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from guardian import finding
 from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core import wire
@@ -90,6 +91,15 @@ def work(book: Book, number: int) -> ev.Activity:
     now, held, running = book.outlook.clock.wall(), processes.held(living), processes.running(who)
     gpu = computes(book.run, attempt, now)
     return ev.Activity(number, who, used.cpu_s, moved, now, others, held, gpu, running)
+
+
+def measured(book: Book, name: str) -> float | None:
+    """A fact of the host, or of its GPUs, as it is now; None: unknown."""
+    if name.startswith("gpu_"):
+        from guardian.core.gpus import now  # noqa: PLC0415 - few runs wait for one
+
+        return now(book.run, name, book.outlook.clock.wall())
+    return dict(machine.facts(finding.places(book))).get(name)
 
 
 def stacks(book: Book, slow: SlowWork, number: int) -> bool:

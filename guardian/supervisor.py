@@ -12,20 +12,19 @@ import os
 import queue
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardian import ending, finding, looking, recording, stopping
+from guardian import ending, finding, looking, recording, starting, stopping
 from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core import run as stands
 from guardian.core import wire
 from guardian.core.remarking import Remarks
 from guardian.errors import GuardianError
-from guardian.host import disk, keeping, machine, processes
-from guardian.host.launching import write_launch
+from guardian.host import keeping, processes
 from guardian.recording import Book
 from guardian.slowwork import SlowWork
+from guardian.starting import Starting
 from guardian.watching import Watching, heed_launcher, watch_orphans
 
 if TYPE_CHECKING:
@@ -53,9 +52,8 @@ class Supervisor:
         self._book = Book(run, journal, outlook, self.post)
         self._outlook = outlook
         self._terms = outlook.terms
-        self._folder = self._book.folder
-        self._standby: keeping.Standby | None = None
         self._watching = Watching(self._book, heard_upto or {})
+        self._starting = Starting(self._book, self._watching)
         self._slow = SlowWork(outlook.clock)
         self._looked = 0.0
         self._remarks = Remarks()
@@ -73,8 +71,7 @@ class Supervisor:
 
     def stand_by(self, standby: keeping.Standby | None = None) -> None:
         """Have a keeper ready, so that a launch pays no interpreter's start."""
-        if self._standby is None:
-            self._standby = standby or keeping.Standby()
+        self._starting.stand_by(standby)
 
     def supervise(self) -> ev.RunFinished:
         """Run until the run is finished; the last record of its journal."""
@@ -95,9 +92,7 @@ class Supervisor:
 
     def close(self) -> None:
         """Let go of everything but the job."""
-        if self._standby is not None:
-            self._standby.dismiss()
-            self._standby = None
+        self._starting.dismiss()
         self._watching.close()
         if isinstance(self.run.state, stands.Finished):
             self._book.ballast.remove()
@@ -149,7 +144,7 @@ class Supervisor:
         if self._outlook.clock.wall() - attempt.launched_wall > STANDBY_AFTER_S:
             if attempt.tree_end is None:
                 self._watching.watch_gpus()
-            self.stand_by()
+            self._starting.stand_by()
             self._slow.start(("prepare", 0), self._prepare)
 
     def _prepare(self) -> None:
@@ -170,11 +165,11 @@ class Supervisor:
             case do.Plan(planned=planned):
                 return self.take(planned)
             case do.Pin(attempt=attempt, source=source):
-                return self._pin(attempt, source)
+                return starting.pin(self._book, self._slow, attempt, source)
             case do.Measure(attempt=attempt, name=name):
-                return self.take(ev.Measured(attempt, name, self._measured(name)))
+                return self.take(ev.Measured(attempt, name, looking.measured(self._book, name)))
             case do.Launch(planned=planned):
-                return self._launch(planned)
+                return self._starting.launch(planned)
             case do.BeginStop():
                 return stopping.begin(self._book, decision)
             case do.Tell(event=event):
@@ -203,58 +198,6 @@ class Supervisor:
                 return ending.rate(self._book, self._slow, asked)
             case do.Finish(finished=finished):
                 return ending.finish(self._book, finished)
-
-    def _pin(self, attempt: int, source: str) -> bool:
-        if self._slow.seconds(("pin", attempt)) > do.CHECKING_MAX_S:
-            return self.take(ev.Pinned(attempt, source, None, "none", f"took over {do.CHECKING_MAX_S} s"))
-        from guardian.host import pins  # noqa: PLC0415 - the first launch does not wait for it
-
-        place = str(self._folder / pins.FOLDER)
-        return self._slow.start(("pin", attempt), lambda: self.post(pins.pin(attempt, source, place)))
-
-    def _launch(self, planned: ev.Planned) -> bool:
-        number = planned.attempt
-        folder = self._book.attempt_folder(number)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_launch(folder, planned)
-        except OSError as error:
-            return self._no_folder(folder, error)
-        self.stand_by()
-        standby, self._standby = self._standby, None
-        assert standby is not None
-        ticks = processes.start_ticks(standby.pid) or 0
-        job = keeping.Launch(
-            run=self.run.created.run,
-            attempt=number,
-            folder=folder,
-            argv=planned.argv,
-            env=self._outlook.environment | dict(planned.env),
-            cwd=Path(self.run.created.cwd),
-            limits=planned.limits,
-        )
-        if not self.take(ev.Launched(number, standby.pid, ticks, machine.oom_kills(), machine.boot_id())):
-            self._standby = standby
-            return False
-        self._watching.listen(number, standby.launch(job))
-        self._watching.follow(number)
-        return True
-
-    def _no_folder(self, folder: Path, error: OSError) -> bool:
-        """Nothing is launched into a folder that cannot be written: with more room, or the same again soon."""
-        if error.errno in disk.NO_ROOM and self._book.ballast.give():
-            return True
-        why = f"{folder} cannot be written ({error.strerror}): the launch waits"
-        self._book.lose(ev.SourceLost("run folder", why))
-        return False
-
-    def _measured(self, name: str) -> float | None:
-        """A fact of the host, or of its GPUs, as it is now; None: unknown."""
-        if name.startswith("gpu_"):
-            from guardian.core.gpus import now  # noqa: PLC0415 - few runs wait for one
-
-            return now(self.run, name, self._outlook.clock.wall())
-        return dict(machine.facts(finding.places(self._book))).get(name)
 
     def _look(self, attempt: int) -> bool:
         now = time.monotonic()
