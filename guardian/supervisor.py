@@ -8,30 +8,27 @@ journalled before it is carried out; one that cannot be journalled is not carrie
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from guardian import ending, finding, looking, recording, starting, stopping
+from guardian import ending, looking, starting, stopping
 from guardian.core import deciding as do
 from guardian.core import events as ev
 from guardian.core import run as stands
-from guardian.core import wire
 from guardian.core.remarking import Remarks
 from guardian.errors import GuardianError
-from guardian.host import keeping, processes
 from guardian.recording import Book
 from guardian.slowwork import SlowWork
 from guardian.starting import Starting
-from guardian.watching import Watching, heed_launcher, watch_orphans
+from guardian.watching import Watching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from guardian.core.run import Run
     from guardian.host.journal import Journal
+    from guardian.host.keeping import Standby
     from guardian.recording import Outlook
 
 IDLE_S = 1.0
@@ -69,9 +66,15 @@ class Supervisor:
         """Hand in an event; from any thread, and from a signal handler."""
         self._queue.put(event)
 
-    def stand_by(self, standby: keeping.Standby | None = None) -> None:
+    def stand_by(self, standby: Standby | None = None) -> None:
         """Have a keeper ready, so that a launch pays no interpreter's start."""
         self._starting.stand_by(standby)
+
+    def recover(self, started: ev.SupervisorStarted) -> None:
+        """Take over a run that another supervisor left."""
+        from guardian import taking_over  # noqa: PLC0415 - the first launch takes nothing over
+
+        taking_over.recover(self._book, self._watching, started)
 
     def supervise(self) -> ev.RunFinished:
         """Run until the run is finished; the last record of its journal."""
@@ -205,75 +208,3 @@ class Supervisor:
             return False
         self._looked = now
         return self.take(ev.TreeSeen(attempt, looking.pids(self.run)))
-
-    # --- taking over -----------------------------------------------------------------------------------------
-
-    def recover(self, started: ev.SupervisorStarted) -> None:
-        """Look what is left of the latest attempt, say so, and go on from there.
-
-        The table of recovery: a held keeper socket is a living attempt, and adopted; end records are an end seen
-        late; living processes without a keeper are adopted without an exit code; nothing at all is an end that
-        nobody saw.
-        """
-        behind_s = self._outlook.clock.wall() - self.run.heard_wall
-        if behind_s < -recording.CLOCK_JUMP_S:
-            self.take(ev.ClockSet(behind_s))  # while no guardian lived: nothing was written in the future
-        found, go_on = self._look_around()
-        self.take(replace(started, found=found))
-        go_on()
-
-    def _look_around(self) -> tuple[str, Callable[[], None]]:
-        """What is left, in words, and how to go on with it."""
-        attempt = self.run.attempt
-        if attempt is None or attempt.ended is not None:
-            return "no job runs", self._look_again
-        number = attempt.number
-        keeper = keeping.connect(os.getuid(), self.run.created.run, number)
-        if keeper is not None:
-            return f"attempt {number} still runs: adopted, not started again", lambda: self._adopt(number, keeper)
-        if attempt.launched is None and not self._has_begun(number):
-            return f"attempt {number} was planned and had not begun", lambda: None
-        if attempt.launched is not None and not self._has_begun(number) and not looking.tree(self.run):
-            words = f"the launch of attempt {number} was never carried out"
-            return words, lambda: self._repeat_launch(number)
-        records = keeping.end_records(self._book.attempt_folder(number))
-        if records.tree_end is not None:
-            return f"attempt {number} ended while no guardian watched", lambda: self._late(number, ended=True)
-        if looking.tree(self.run):
-            words = f"attempt {number} still runs, its keeper does not: adopted, its exit code stays unknown"
-            return words, lambda: self._late(number, ended=False)
-        return f"attempt {number} is gone and nobody saw it end", lambda: self._late(number, ended=True)
-
-    def _look_again(self) -> None:
-        """Since the last attempt ended, checkpoints may have been removed, and others put there."""
-        ended = self.run.attempt.ended if self.run.attempt else None
-        if ended is not None:
-            found, _ = finding.found(self._book)
-            if found != ended.checkpoints:
-                self.take(replace(ended, checkpoints=found, inspected=False))
-
-    def _repeat_launch(self, number: int) -> None:
-        self.take(ev.LaunchUndone(number))
-
-    def _has_begun(self, number: int) -> bool:
-        """The keeper opens job.log before it starts anything: without it nothing has run."""
-        return (self._book.attempt_folder(number) / wire.JOB_LOG).exists()
-
-    def _adopt(self, number: int, keeper: keeping.Keeper) -> None:
-        if self.run.attempts[number - 1].launched is None:
-            self.take(ev.Launched(number, keeper.pid, processes.start_ticks(keeper.pid) or 0))
-        self._watching.follow(number)
-        self._watching.listen(number, keeper)
-
-    def _late(self, number: int, *, ended: bool) -> None:
-        """Go on with an attempt whose keeper is gone."""
-        if self.run.attempts[number - 1].launched is None:
-            self.take(ev.Launched(number, 0, 0))
-        self._watching.follow(number)
-        if keeping.end_records(self._book.attempt_folder(number)).tree_end is None:
-            self.take(ev.KeeperLost(number))
-        if ended:
-            heed_launcher(self._book, number)
-            self.take(ev.TreeEnded(number))
-        else:
-            watch_orphans(self._book, number)

@@ -18,7 +18,18 @@ SOURCES = sorted(ROOT.glob("guardian/**/*.py")) + sorted(ROOT.glob("trainer/comp
 
 # From the ground up: a module may import its own layer and those before it.
 LAYERS = ("errors", "core", "host", "supervisor", "ui", "cli", "__main__")
-ROOMS = {"ending", "finding", "looking", "recording", "slowwork", "sources", "starting", "stopping", "watching"}
+ROOMS = {
+    "ending",
+    "finding",
+    "looking",
+    "recording",
+    "slowwork",
+    "sources",
+    "starting",
+    "stopping",
+    "taking_over",
+    "watching",
+}
 """The supervisor's other files: of its layer."""
 FRAMEWORKS = {
     "accelerate",
