@@ -3,6 +3,9 @@
 One thread owns all state. Observers post events into one queue; slow work (pinning, reading to the end) runs in a
 thread of its own and posts its result, so that Ctrl-C and `guardian stop` are heard in every state. An intention is
 journalled before it is carried out; one that cannot be journalled is not carried out and the job is left alone.
+
+`recording` holds the run; `starting`, `looking`, `stopping` and `ending` carry decisions out; `taking_over` goes first
+where another supervisor was.
 """
 
 from __future__ import annotations

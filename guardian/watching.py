@@ -131,8 +131,8 @@ class Watching:
         self._probed = number
         from guardian.host import gpus  # noqa: PLC0415 - the first launch does not wait for it
 
+        # Where none is expected nothing is said: most machines without NVML have no GPU.
         if gpus.expected(outlook.environment | dict(run.attempts[-1].plan.env)):
-            # else nothing is said: most machines without NVML have no GPU
             silent_s, given = self._book.terms.policy.gpu.silent_s, outlook.environment
             self.probe = gpus.Probe(run.created.run, self._book.post, silent_s=silent_s, environment=given)
 
