@@ -21,7 +21,7 @@ import figures
 
 from guardian.core import events as ev
 from guardian.core import records
-from guardian.core.run import begin, fold
+from guardian.core.folding import begin, fold
 from guardian.host import runs, snapshots, story
 from guardian.host.journal import Journal
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
-from guardian.core import run as stands
+from guardian.core import folding
 from guardian.core.planning import attempt_folder
 from guardian.core.values import dataclass
 from guardian.errors import HostError
@@ -85,7 +85,7 @@ class Book:
         record = ev.Record(self._stamp(), event)
         if isinstance(event, ev.Journalled) and not self._append(record) and isinstance(event, INTENTIONS):
             return False
-        self.run = stands.fold(self.run, record)
+        self.run = folding.fold(self.run, record)
         self.outlook.told(self.run, record)
         self._keep_snapshot(event)
         return True

@@ -105,7 +105,7 @@ def _run(
     requests = Requests()
     from guardian.cli.session import Session, terms
     from guardian.core import events as ev
-    from guardian.core import run as stands
+    from guardian.core import folding
     from guardian.host import machine, runs
     from guardian.host.clock import Clock
     from guardian.host.journal import Journal
@@ -120,7 +120,7 @@ def _run(
     journal = Journal.create(folder.journal, say=parsing.say)
     journal.append(record, sync=False)  # before anything is done comes the launch, which is synced
     run_terms = terms(created, folder.path, adapter, os.environ)
-    session = Session(stands.begin(record), journal, run_terms, options.rules, background=background)
+    session = Session(folding.begin(record), journal, run_terms, options.rules, background=background)
     code = session.conduct(ev.SupervisorStarted("run", ""), requests=requests, standby=standby)
     journal.close()
     return code

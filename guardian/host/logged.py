@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from guardian.core import events as ev
 from guardian.core import metrics, wire
-from guardian.core.run import fold
+from guardian.core.folding import fold
 from guardian.host import heartbeats
 
 if TYPE_CHECKING:

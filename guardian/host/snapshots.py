@@ -13,7 +13,8 @@ from pathlib import Path
 
 from guardian import __version__
 from guardian.core import records
-from guardian.core.run import Run, as_journalled
+from guardian.core.folding import as_journalled
+from guardian.core.run import Run
 from guardian.core.values import dataclass
 from guardian.host import heartbeats
 from guardian.host.journal import Journal, checksum

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from guardian.core import events as ev
 from guardian.core import hearing, records
-from guardian.core.run import Run, begin, fold
+from guardian.core.folding import begin, fold
+from guardian.core.run import Run
 from guardian.errors import HostError
 from guardian.host import heartbeats, snapshots
 from guardian.host.runs import RunFolder

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from guardian.core import events as ev
-from guardian.core.run import Run, begin, fold, settled
+from guardian.core.folding import begin, fold, settled
+from guardian.core.run import Run
 from guardian.core.values import dataclass
 from guardian.errors import HostError
 from guardian.host import snapshots

@@ -15,7 +15,8 @@ import math
 from dataclasses import replace
 
 from guardian.core import events as ev
-from guardian.core.run import Run, begin, fold
+from guardian.core.folding import begin, fold
+from guardian.core.run import Run
 
 NOW = 1_800_000_000.0
 ARGV = ("sft", "--model", "demo", "--dataset", "demo", "--output_dir", "out", "--max_steps", "60", "--save_steps", "10")

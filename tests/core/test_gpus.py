@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from guardian.core import cards, gpus, probelines
+from guardian.core import cards, folding, gpus, probelines
 from guardian.core import events as ev
 from guardian.core import run as stands
 from guardian.core.deciding import AskSave, BeginStop, Launch, Measure, Reap, SendSignal, Tell, Wait, decide
@@ -331,8 +331,8 @@ def test_free_again_or_after_its_time_it_is_launched():
 def test_what_is_decided_while_memory_is_held_moves_the_run_on():
     """Else it would be decided again at once, and for ever."""
     whole = relaunch(9000.0, (OTHER, 8000.0))
-    told = stands.fold(whole, ev.Record(ev.Stamp(NOW, 0.0, "b", "n", 1), next_step(whole).event))
-    free = stands.fold(told, ev.Record(ev.Stamp(NOW + 1, 0.0, "b", "n", 1), ev.Drained(2)))
+    told = folding.fold(whole, ev.Record(ev.Stamp(NOW, 0.0, "b", "n", 1), next_step(whole).event))
+    free = folding.fold(told, ev.Record(ev.Stamp(NOW + 1, 0.0, "b", "n", 1), ev.Drained(2)))
 
     assert stands.Draining(NOW + 60, told.state.held) == told.state
     assert isinstance(free.state, stands.Paused)

@@ -10,9 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from guardian.core import events as ev
+from guardian.core.folding import fold
 from guardian.core.hearing import LINE_MOST, parse
 from guardian.core.records import decode, encode
-from guardian.core.run import Run, fold
+from guardian.core.run import Run
 
 HELLO = {
     "v": 1,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from guardian.core import events as ev
 from guardian.core import run as stands
-from guardian.core.run import begin, fold
+from guardian.core import summing
+from guardian.core.folding import begin, fold
 
 CREATED = ev.RunCreated("uuid", "r1", ("train",), "/", None, True, "{}", "0", 1000)
 
@@ -178,7 +179,7 @@ def test_a_line_that_was_lost_costs_its_own_step_alone():
 
 def test_a_rank_that_never_speaks_takes_no_memory(monkeypatch):
     """Its companion broke: nothing can be counted, and nothing piles up for it either."""
-    monkeypatch.setattr(stands, "PARTIAL_MOST", 50)
+    monkeypatch.setattr(summing, "PARTIAL_MOST", 50)
     run = story(*launched(), hello(0, world=2), *(one for number in range(1, 200) for one in step(number)))
 
     assert (0, 50, 199) == (len(run.attempts[0].steps), len(run.attempts[0].partial), run.attempts[0].last_step)

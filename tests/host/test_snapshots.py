@@ -10,7 +10,8 @@ import pytest
 
 from guardian.core import events as ev
 from guardian.core import records
-from guardian.core.run import Run, as_journalled
+from guardian.core.folding import as_journalled
+from guardian.core.run import Run
 from guardian.errors import HostError
 from guardian.host import snapshots, standing, story
 from guardian.host.journal import Journal

@@ -9,7 +9,8 @@ import pytest
 
 from guardian.core import events as ev
 from guardian.core import hearing
-from guardian.core.run import Ending, Finished, Running, begin, fold
+from guardian.core.folding import begin, fold
+from guardian.core.run import Ending, Finished, Running
 from guardian.errors import HostError
 from guardian.host import runs, story
 from guardian.host.journal import Journal
