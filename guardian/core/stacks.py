@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 KEPT = 16
 """Frames of a stack that are kept, innermost first."""
 LINE_MOST = 240
-OURS = ("guardian_companion.py", "guardian_stacks.py", "guardian_rescue.py", "guardian_rates.py")
+OURS = (
+    *("guardian_companion.py", "guardian_telling.py", "guardian_joining.py", "guardian_hello.py", "guardian_batch.py"),
+    *("guardian_counting.py", "guardian_signals.py", "guardian_control.py"),
+    *("guardian_stacks.py", "guardian_rescue.py", "guardian_rates.py"),
+)
+"""Files of the companion: where a process of the job stands is told without them."""
 LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen ")
 COLLECTIVES = ("torch/distributed/", "deepspeed/comm/")
 WAITING_CALLS = frozenset({

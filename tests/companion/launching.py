@@ -94,9 +94,9 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def companion_module():
+def companion_module(folder=COMPANION):
     """The companion's file as a module of its own, as its loader makes it."""
-    spec = importlib.util.spec_from_file_location("guardian_companion", COMPANION / "guardian_companion.py")
+    spec = importlib.util.spec_from_file_location("guardian_companion", folder / "guardian_companion.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from guardian.core import wire
-from tests.companion.launching import companion_module
+from tests.companion.launching import COMPANION, companion_module
 
 companion = companion_module()
+telling = companion.beside("guardian_telling")
+signals_of_the_job = companion.beside("guardian_signals")
 ARGS = SimpleNamespace(
     process_index=0,
     local_process_index=0,
@@ -54,10 +59,11 @@ def told(folder, event):
     return [line for line in map(json.loads, lines) if line["ev"] == event]
 
 
-@pytest.mark.parametrize("name", ["ENV_DIR", "ENV_SPEC", "WIRE_VERSION", "CONTROL", "HEARTBEAT", "COMPANION_KNOBS"])
+@pytest.mark.parametrize("name", ["ENV_DIR", "ENV_SPEC", "WIRE_VERSION", "CONTROL", "COMPANION_KNOBS"])
 def test_the_companion_carries_the_constants_of_the_wire(name):
     """It cannot import them: it runs where guardian is not installed."""
     assert getattr(wire, name) == getattr(companion, name)
+    assert wire.HEARTBEAT == telling.HEARTBEAT
 
 
 def test_a_loop_of_its_own_is_told_with_what_the_arguments_say(callback, tmp_path):
@@ -75,17 +81,44 @@ def test_a_loop_of_its_own_is_told_with_what_the_arguments_say(callback, tmp_pat
 
 def test_a_failure_inside_is_told_and_the_third_turns_the_piece_off(callback, tmp_path):
     """Where, what and since when; the callbacks around it go on."""
-    callback.loop.tally = None
     for step in (1, 2, 3, 4):
+        callback.loop.tally = 3
         callback.on_step_end(ARGS, state(step), control())
-        callback.loop.tally = None
     errors = told(tmp_path, "error")
 
     assert [False, False, True] == [line["off"] for line in errors]
     assert {"step_done"} == {line["where"] for line in errors}
-    assert errors[0]["err"].startswith(
-        "AttributeError: 'NoneType' object has no attribute 'facts' (guardian_companion.py:"
-    )
+    assert errors[0]["err"].startswith("AttributeError: 'int' object has no attribute 'facts' (guardian_companion.py:")
+
+
+@pytest.mark.parametrize(
+    "part, where",
+    [
+        ("guardian_hello", "begin"),
+        ("guardian_batch", "begin"),
+        ("guardian_counting", "leave_micro_step"),
+        ("guardian_signals", "look_for_handlers"),
+        ("guardian_control", "obey"),
+    ],
+)
+def test_a_part_that_cannot_be_loaded_is_told_and_the_others_go_on(tmp_path, monkeypatch, part, where):
+    """The steps, the exception and the end are told without it."""
+    copy = tmp_path / "copy"
+    shutil.copytree(COMPANION, copy)
+    (copy / f"{part}.py").write_text("import of_nothing")
+    monkeypatch.delitem(sys.modules, part, raising=False)
+    one = companion_module(copy).Companion()
+    one.heartbeat = telling.Heartbeat(str(tmp_path))
+    one.on_train_begin(ARGS, state(0), control())
+    one.leave_micro_step(torch.tensor(2.5))
+    one.trainer = SimpleNamespace(state=state(1))
+    one.on_step_end(ARGS, state(1), control())
+    one.failed(ValueError("the job's own"))
+    one.on_train_end(ARGS, state(1), control())
+
+    assert {where} == {line["where"] for line in told(tmp_path, "error")}
+    assert "No module named 'of_nothing'" in told(tmp_path, "error")[0]["err"]
+    assert [1, 1, 1] == [told(tmp_path, event)[0]["step"] for event in ("step", "exc", "end")]
 
 
 def test_a_failure_that_cannot_be_described_stays_inside_too(callback, tmp_path):
@@ -193,7 +226,7 @@ def own_handler():
 
 def test_a_signal_is_noted_and_the_jobs_handler_runs(own_handler):
     """And the handler is the job's again afterwards."""
-    handler, signals = signal.getsignal(signal.SIGUSR1), companion.Signals()
+    handler, signals = signal.getsignal(signal.SIGUSR1), signals_of_the_job.Signals()
     signals.look()
     signal.raise_signal(signal.SIGUSR1)
     signals.leave()
@@ -205,17 +238,17 @@ def test_a_signal_is_noted_and_the_jobs_handler_runs(own_handler):
 
 def test_defaults_stay_in_place():
     """A default that is replaced by anything changes how a job ends."""
-    before = {signum: signal.getsignal(signum) for signum in companion.Signals.WATCHED}
-    signals = companion.Signals()
+    before = {signum: signal.getsignal(signum) for signum in signals_of_the_job.Signals.WATCHED}
+    signals = signals_of_the_job.Signals()
     signals.look()
 
-    assert before == {signum: signal.getsignal(signum) for signum in companion.Signals.WATCHED}
+    assert before == {signum: signal.getsignal(signum) for signum in signals_of_the_job.Signals.WATCHED}
     assert {} == signals.wrapped
 
 
 def test_a_handler_set_by_the_job_during_the_training_is_not_undone(own_handler):
     """Giving back what stood before would take the job's newer one away."""
-    signals = companion.Signals()
+    signals = signals_of_the_job.Signals()
     signals.look()
     newer = lambda _signum, _frame: None  # noqa: E731 - told apart by identity
     signal.signal(signal.SIGUSR1, newer)
@@ -226,7 +259,7 @@ def test_a_handler_set_by_the_job_during_the_training_is_not_undone(own_handler)
 
 def test_handlers_are_looked_for_a_few_times_only(own_handler):
     """Two parties that wrap each other's handler at every step would never end."""
-    signals = companion.Signals()
+    signals = signals_of_the_job.Signals()
     for _ in range(50):
         signals.look()
         theirs = signal.getsignal(signal.SIGUSR1)
@@ -239,7 +272,7 @@ def test_handlers_are_looked_for_a_few_times_only(own_handler):
 
 def test_a_training_in_another_thread_leaves_handlers_alone(own_handler):
     """Python allows signal handlers to the main thread only."""
-    handler, signals = signal.getsignal(signal.SIGUSR1), companion.Signals()
+    handler, signals = signal.getsignal(signal.SIGUSR1), signals_of_the_job.Signals()
     thread = threading.Thread(target=lambda: (signals.look(), signals.leave()))
     thread.start()
     thread.join()

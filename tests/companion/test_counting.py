@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.companion.launching import companion_module
 
 companion = companion_module()
+counting = companion.beside("guardian_counting")
 
 ROWS = [[5, 9, 2], [7, 7, 1, 4], [3, 8], [6, 6, 6, 6, 6]]
 tokens = st.integers(0, 150_000)
@@ -43,7 +44,7 @@ def packed(rows):
 
 def facts(*batches, fingerprinted=True):
     """What is told of a step with these micro-batches."""
-    tally = companion.Tally()
+    tally = counting.Tally()
     for batch in batches:
         tally.add(batch, fingerprinted)
     return tally.facts()
@@ -145,14 +146,14 @@ def test_no_fingerprint_is_told_of_a_step_that_was_not_seen_whole(turn):
 )
 def test_the_longest_row_is_that_of_real_tokens(batch, longest):
     """What is no text has no length in tokens."""
-    assert longest == companion.longest_row(batch, companion.leading(batch))
+    assert longest == counting.longest_row(batch, counting.leading(batch))
 
 
 def test_a_length_is_not_waited_for_on_an_accelerator():
     """The padded width is known on the host; here the meta device stands for one: it has no values to read."""
     batch = {name: tensor.to("meta") for name, tensor in padded(ROWS, extra=3).items()}
 
-    assert 8 == companion.longest_row(batch, batch["input_ids"])
+    assert 8 == counting.longest_row(batch, batch["input_ids"])
 
 
 def test_a_step_without_a_batch_tells_nothing():
@@ -260,23 +261,23 @@ class Device:
 def test_a_loss_on_an_accelerator_is_told_a_step_late(monkeypatch):
     """Reading it at once would make the host wait for the device; the last one comes with the end."""
     monkeypatch.setitem(sys.modules, "torch", Device())
-    loop, told = companion.Loop("out"), []
+    losses, told = counting.Losses(), []
     for step, loss in ((1, 2.5), (2, 2.25), (3, 2.0)):
-        loop.loss = loss
-        told.append(loop.losses(step))
+        losses.sum = loss
+        told.append(losses.told(step))
 
     assert [{}, {"loss": [1, 2.5]}, {"loss": [2, 2.25]}] == told
-    assert {"loss": [3, 2.0]} == loop.last_loss()
-    assert {} == loop.last_loss()
+    assert {"loss": [3, 2.0]} == losses.last()
+    assert {} == losses.last()
 
 
 def test_a_loss_that_a_lost_device_holds_is_not_waited_for(monkeypatch):
     """After an exception the device may never answer."""
     device = Device()
     monkeypatch.setitem(sys.modules, "torch", device)
-    loop = companion.Loop("out")
-    loop.loss = 2.5
-    loop.losses(1)
+    losses = counting.Losses()
+    losses.sum = 2.5
+    losses.told(1)
     device.arrived = False
 
-    assert {} == loop.last_loss()
+    assert {} == losses.last()

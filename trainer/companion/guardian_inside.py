@@ -160,6 +160,22 @@ def made_with(args, kwargs):
 # --- going on ----------------------------------------------------------------------------------------------------
 
 
+def entered(trainer, args, kwargs, knobs, path):
+    """The arguments of train() as this launch wants them; `path`: the rank's heartbeat."""
+    wanted, afresh = knobs.get("resume"), knobs.get("afresh")
+    given = args[0] if args else kwargs.get("resume_from_checkpoint")
+    if knobs.get("training") == trainings_before(path) + 1:
+        return handed(args, kwargs, wanted) if wanted or lies_in(given, afresh) else (args, kwargs)
+    if given is not None or not wanted:
+        return args, kwargs
+    # A script may train something else first, and the checkpoint is not that trainer's.
+    home = os.path.dirname(os.path.abspath(wanted))
+    asked = getattr(trainer.args, "resume_from_checkpoint", None)
+    if asked != wanted and os.path.abspath(trainer.args.output_dir) != home:
+        return args, kwargs
+    return handed(args, kwargs, wanted)
+
+
 def handed(args, kwargs, checkpoint):
     """The arguments of train() with this checkpoint, whatever the script says; train(resume_from_checkpoint, ...)."""
     return ((checkpoint, *args[1:]), kwargs) if args else (args, dict(kwargs, resume_from_checkpoint=checkpoint))

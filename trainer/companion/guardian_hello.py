@@ -1,0 +1,58 @@
+"""What a training loop says of itself as it begins, read off the trainer, its model and its data loader.
+
+In the syntax of Python 3.8, on the standard library and what the job has loaded; a failure here never reaches the job.
+"""
+
+import sys
+
+from guardian_telling import known
+
+
+def facts(trainer, args, state, model, loader):
+    """For the hello, without the batch and what guardian handed in."""
+    return {
+        "rank": args.process_index,
+        "local_rank": args.local_process_index,
+        "world": args.world_size,
+        "step": state.global_step,
+        "max_steps": state.max_steps,
+        "steps_per_epoch": known(steps_per_epoch, loader, args.gradient_accumulation_steps),
+        "save_steps": state.save_steps if args.save_strategy == "steps" else None,
+        "logging_steps": state.logging_steps if args.logging_strategy == "steps" else None,
+        "learning_rate": args.learning_rate,
+        "trainer": type(trainer).__name__ if trainer is not None else None,
+        "versions": versions(),
+        "eval_batch": known(lambda: args.per_device_eval_batch_size),
+        "optimizer": known(lambda: str(getattr(args.optim, "value", args.optim))),
+        **(known(model_facts, model) or {}),
+        **(known(loader_facts, loader) or {}),
+    }
+
+
+def model_facts(model):
+    """Where the model is, and whether it computes activations again instead of keeping them."""
+    device = next(model.parameters()).device.type
+    switches = [getattr(module, "gradient_checkpointing", None) for module in model.modules()]
+    switches = [bool(one) for one in switches if one is not None]
+    return {"device": device, "gradient_checkpointing": any(switches) if switches else None}
+
+
+def loader_facts(loader):
+    """The loader's processes as it has them, not as they were asked for; dispatching loaders wrap the real one."""
+    loader = getattr(loader, "base_dataloader", loader)
+    return {
+        "workers": getattr(loader, "num_workers", None),
+        "prefetch": getattr(loader, "prefetch_factor", None),
+        "pin_memory": getattr(loader, "pin_memory", None),
+    }
+
+
+def steps_per_epoch(loader, accumulation):
+    return max(-(-len(loader) // accumulation), 1)
+
+
+def versions():
+    """Of what is loaded: importing or looking up more would cost the job time."""
+    names = ("torch", "transformers", "peft", "accelerate", "deepspeed")
+    found = {name: getattr(sys.modules.get(name), "__version__", None) for name in names}
+    return dict({"python": sys.version.split()[0]}, **{name: str(one) for name, one in found.items() if one})
