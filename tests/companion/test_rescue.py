@@ -187,7 +187,8 @@ def fallen_pair(folder, ranks, **more):
 def saved_by_a_pair(failed, rescued, ranks):
     """True if it is whole, alone, and told by a rank that failed."""
     files = {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors", "optimizer.pt", "scheduler.pt"}
-    assert (1, 1) == failed.codes
+    # The rank that waits for it ends by an exception, or gloo aborts it (SIGABRT) as it exits.
+    assert failed.codes in {(1, 1), (1, -6), (-6, 1)}
     assert ["checkpoint-7"] == [path.name for path in rescued.parent.iterdir()]
     assert files <= {path.name for path in rescued.iterdir()}
     assert 7 == json.loads((rescued / "trainer_state.json").read_text())["global_step"]
