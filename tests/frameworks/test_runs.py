@@ -98,6 +98,16 @@ def test_a_script_under_accelerate_is_killed_and_goes_on(supervised):
     finished_again(guarded, from_step=3, steps=10, rows=4)
 
 
+def test_swift_is_killed_and_goes_on(supervised, tmp_path):
+    """As people start it: LoRA, its own command, flags, and the accumulation that it fills in."""
+    python = tiny("swift", tmp_path)
+    command = (str(python.parent / "swift"), *SWIFT, "--model", "tiny/model", "--dataset", "tiny/messages.jsonl")
+    guarded = supervised(*command, env=harm(python, do="kill", step=6, rank=0))
+
+    finished_again(guarded, from_step=3, steps=8, rows=16)
+    assert ["resume_from", "output_dir", "add_version"] == [e.knob for e in guarded.events(ev.Planned)[1].edits]
+
+
 @pytest.mark.long
 def test_swift_3_with_a_file_is_killed_and_goes_on(supervised, tmp_path):
     """All weights, one process, everything in a file behind --config, where the file wins."""
