@@ -54,6 +54,9 @@ class Certificate:
     """Rows per optimizer step as counted; None: not counted, or not one number."""
     short_steps: int = 0
     """Steps that ended an epoch with fewer rows, as they must."""
+    loss_band: float | None = None
+    """The run's own step-to-step band, within which losses count as the same on a GPU and in 16 bits; None: they were
+    held against each other as they are."""
 
 
 def certify(run: Run) -> Certificate:
@@ -86,6 +89,7 @@ def certify(run: Run) -> Certificate:
         largest_loss_difference=found.largest,
         effective_batch=batch,
         short_steps=len(found.short),
+        loss_band=found.band,
     )
 
 
@@ -248,8 +252,15 @@ def _what_was_counted(batch: int | None, counted: int, found: Findings) -> list[
     if found.replayed:
         were = "was" if found.replayed == 1 else "were"
         gap = "" if found.largest is None else f", the largest difference of a loss was {found.largest:.1g}"
-        reasons.append(f"{count(found.replayed, 'step')} ran again and {were} equal{gap}")
+        equal = "equal" if found.band is None else "equal in samples and rows"
+        reasons.append(f"{count(found.replayed, 'step')} ran again and {were} {equal}{gap}{_within(found)}")
     return reasons
+
+
+def _within(found: Findings) -> str:
+    if found.band is None:
+        return ""
+    return f", within the run's own step-to-step band of {found.band:.2g} ({found.rounding} repeats no loss exactly)"
 
 
 def _one_number(run: Run, found: Findings) -> int | None:

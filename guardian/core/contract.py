@@ -45,6 +45,7 @@ def as_json(told: Report) -> dict[str, object]:
             "steps_counted": certificate.steps_counted,
             "replayed_steps": certificate.replayed_steps,
             "largest_loss_difference": certificate.largest_loss_difference,
+            "loss_band": certificate.loss_band,
             "short_steps": certificate.short_steps,
         },
         "skipped_checkpoints": [{"path": path, "reason": why} for path, why in told.skipped_checkpoints],

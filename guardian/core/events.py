@@ -464,6 +464,8 @@ class Hello:
     wall: float
     device: str | None = None
     """What the model is on: `cpu`, `cuda`, ..."""
+    precision: str | None = None
+    """The narrowest floats that the model computes in: `float32`, `bfloat16`, `float16`, ..."""
     workers: int | None = None
     """Data loader processes of this rank, as the loader has them."""
     prefetch: int | None = None

@@ -17,3 +17,7 @@ class Findings:
     short: set[int] = field(default_factory=set)
     replayed: int = 0
     largest: float | None = None
+    band: float | None = None
+    """What a loss was allowed to differ by where steps do not give the same loss again; None: all of them do."""
+    rounding: str | None = None
+    """Why they do not."""

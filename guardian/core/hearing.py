@@ -131,6 +131,7 @@ def _hello(said: _Said) -> tuple[Heard, ...]:
         ),
         wall=said.number("t"),
         device=said.maybe_text("device"),
+        precision=said.maybe_text("precision"),
         workers=said.maybe_whole("workers"),
         prefetch=said.maybe_whole("prefetch"),
         pin_memory=said.maybe_flag("pin_memory"),

@@ -1,12 +1,15 @@
 """The steps that ran twice, before a failure and after the resume: the same rows, the same samples, the same loss.
 
 Pure. A loss may differ by what is left of float32 noise, and by dropout's other masks where the batch was split another
-way; another number of rows is never right, and other samples only where the command asks for them.
+way; another number of rows is never right, and other samples only where the command asks for them. On a GPU, and in
+floats of 16 bits, the same step never gives quite the same loss: there samples and rows are the proof, and a loss has
+only to lie as near as the losses of two neighbouring steps do.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from guardian.core.spelling import spell
@@ -21,6 +24,12 @@ OTHER_SAMPLES = ("--ignore_data_skip:", "--group_by_length:", "--streaming:")
 """What makes a resumed run go on with other rows, and the user wants it so."""
 OTHER_SPLIT = 5e-2
 """Relative: dropout draws other masks when the micro batch changes (LoRA at 0.05 was seen to differ by 1.4e-3)."""
+EXACT = frozenset({None, "float32", "float64"})
+"""Precisions in which a step on the CPU gives the same loss again; None: a companion that does not tell."""
+BAND_FROM = 8
+"""Changes from step to step that must be known before they are a measure."""
+BANDS_OUT = 3
+"""A single step may lie outside the band by chance; one this far outside it does not."""
 
 
 def compare(run: Run, found: Findings) -> None:
@@ -56,43 +65,77 @@ def _compare_samples(run: Run, attempt: Attempt, pairs: list[_Pair], found: Find
         text = f"other samples at {spell(other)} when run again in attempt {attempt.number}"
         (found.doubts if _asked_for_other_samples(run) else found.violations).append(text)
     silent = [
-        new.step for _, old, new in pairs if None in (old.fingerprint, new.fingerprint) and None in (old.loss, new.loss)
+        new.step
+        for before, old, new in pairs
+        if None in (old.fingerprint, new.fingerprint)
+        and (None in (old.loss, new.loss) or inexact(before) or inexact(attempt))
     ]
     found.replayed += len(pairs) - len(silent)
     if silent:
         found.doubts.append(
-            f"{spell(silent)} ran again in attempt {attempt.number} with neither samples nor loss to compare"
+            f"{spell(silent)} ran again in attempt {attempt.number} with neither samples nor an exact loss to compare"
         )
 
 
 def _compare_losses(run: Run, attempt: Attempt, pairs: list[_Pair], found: Findings) -> None:
-    far: list[int] = []
-    masks: list[int] = []
-    changed: list[int] = []
+    apart: dict[str, list[int]] = {}
+    measured = inexact(attempt) or next((why for before, _, _ in pairs if (why := inexact(before))), None)
+    band = band_before(run, attempt) if measured else None
+    if band is not None:
+        found.band, found.rounding = max(found.band or 0.0, band), measured
     for before, old, new in pairs:
         gap = loss_difference(old.loss, new.loss)
         if gap is None:
             continue
         if math.isfinite(gap):
             found.largest = max(found.largest or 0.0, gap)
-        scale = max(1.0, abs(old.loss or 0.0))
-        if gap <= SAME_LOSS * scale or _other_samples(old, new):
-            continue
-        if _experiment_changed(run, before, attempt):
-            changed.append(new.step)
-        elif gap <= OTHER_SPLIT * scale and _split(before) != _split(attempt):
-            masks.append(new.step)
-        else:
-            far.append(new.step)
-    again = f"when run again in attempt {attempt.number}"
-    if far:
-        found.violations.append(f"another loss at {spell(far)} {again}")
-    if masks:
-        found.doubts.append(
-            f"another loss at {spell(masks)} {again}: the batch was split differently, which changes dropout"
-        )
-    if changed:
-        found.doubts.append(f"another loss at {spell(changed)} {again}: the policy let the experiment be changed")
+        if not _other_samples(old, new):
+            why = _apart(run, before, attempt, gap / max(1.0, abs(old.loss or 0.0)), gap, band)
+            apart.setdefault(why, []).append(new.step)
+    for why, steps in apart.items():
+        text = f"another loss at {spell(steps)} when run again in attempt {attempt.number}"
+        if why == FAR:
+            found.violations.append(text)
+        elif why != SAME:
+            found.doubts.append(f"{text}: {why}")
+
+
+SAME, FAR = "same", "far"
+
+
+def _apart(run: Run, before: Attempt, attempt: Attempt, part: float, gap: float, band: float | None) -> str:
+    """What is said of a difference: `SAME`, `FAR`, or what explains it; `part`: relative to the loss."""
+    rounding = inexact(before) or inexact(attempt)
+    if part <= SAME_LOSS or (rounding and band is not None and gap <= band):
+        return SAME
+    if _experiment_changed(run, before, attempt):
+        return "the policy let the experiment be changed"
+    if rounding and math.isfinite(gap) and band is None:
+        return "too few steps had run to tell how much it changes from step to step"
+    if rounding and band is not None and gap <= BANDS_OUT * band:
+        return f"a little outside the run's own step-to-step band of {band:.2g}"
+    if part <= OTHER_SPLIT and _split(before) != _split(attempt):
+        return "the batch was split differently, which changes dropout"
+    return FAR
+
+
+def inexact(attempt: Attempt) -> str | None:
+    """Why the attempt's steps do not give the same loss again: `bfloat16 on cuda`; None: they do."""
+    hello = attempt.hello
+    if hello is None or (hello.device in (None, "cpu") and hello.precision in EXACT):
+        return None
+    return f"{hello.precision or 'floats'} on {hello.device or 'an unknown device'}"
+
+
+def band_before(run: Run, attempt: Attempt) -> float | None:
+    """How much the loss usually changes from a step to the next, before this attempt; None: too few steps to tell."""
+    changes = sorted(
+        gap
+        for one in run.attempts[: attempt.number - 1]
+        for old, new in pairwise(one.steps)
+        if new.step == old.step + 1 and (gap := loss_difference(old.loss, new.loss)) is not None and math.isfinite(gap)
+    )
+    return changes[len(changes) // 2] if len(changes) >= BAND_FROM else None
 
 
 def loss_difference(old: float | None, new: float | None) -> float | None:

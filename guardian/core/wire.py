@@ -63,7 +63,8 @@ COMPANION_KNOBS = frozenset({
 #           steps_per_epoch, save_steps, logging_steps, learning_rate (argument), output_dir (absolute), the trainer's
 #           class (trainer), the checkpoint or null (resumed_from), and versions, an object of python, torch,
 #           transformers, peft, accelerate and deepspeed; as they are in the loop, absent or null where unknown:
-#           device (type of the model's), workers, prefetch and pin_memory (of the loader), eval_batch (per device,
+#           device (type of the model's), precision (the narrowest floats that it computes in: "bfloat16"),
+#           workers, prefetch and pin_memory (of the loader), eval_batch (per device,
 #           argument), gradient_checkpointing (of the model; one of the job's own is not seen), optimizer (the
 #           argument `optim`); armed (for STACKS); argv (sys.argv, cut), launcher ("torchrun" | "python"), training
 #           (one more than this rank's loops that have ended in the attempt), takes_resume (the command line was read by

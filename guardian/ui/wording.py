@@ -158,6 +158,8 @@ def _proof(told: Report, most: int) -> Iterator[Fact]:
     if certificate.replayed_steps:
         gap = certificate.largest_loss_difference
         most_gap = "no loss was read" if gap is None else f"largest loss difference {gap:.2g}"
+        if certificate.loss_band is not None:
+            most_gap += f", the run's own step-to-step band is {certificate.loss_band:.2g}"
         yield Fact("replayed steps", (f"{certificate.replayed_steps} compared, {most_gap}",))
     verdict, style = _VERDICTS[certificate.verdict]
     reasons = () if certificate.verdict is Verdict.PROVED else _few(certificate.reasons, most)

@@ -31,7 +31,7 @@ def test_a_hello_says_what_the_trainer_really_runs(many):
         "step": 0, "max_steps": 8, "steps_per_epoch": 4, "save_steps": 4, "logging_steps": 1, "learning_rate": 5e-05,
         "device_batch": 8, "batch_argument": 8, "accumulation": 2, "data_parallel": 1, "effective_batch": 16,
         "output_dir": str(many.folder / "whole"), "trainer": "Trainer", "resumed_from": None,
-        "device": "cpu", "workers": 0, "prefetch": None, "pin_memory": hello["pin_memory"], "eval_batch": 8,
+        "device": "cpu", "precision": "float32", "workers": 0, "prefetch": None, "pin_memory": hello["pin_memory"], "eval_batch": 8,
         "gradient_checkpointing": False, "armed": True, "optimizer": hello["optimizer"],
         "launcher": "python", "training": hello["training"], "takes_resume": False, "save_total_limit": None, "fixed": {},
     }  # fmt: skip

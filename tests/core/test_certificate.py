@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -27,13 +28,19 @@ from tests.core.stories import (
 )
 
 
+def placed(on, ranks):
+    """The ranks' model on this device, in this precision."""
+    return tuple(replace(rank, device=on[0], precision=on[1]) for rank in ranks)
+
+
 def resumed_at_30(*after, loss=falling, **changed):
     """Killed at step 35, resumed from 30 by a job that `changed`, finished."""
     begin = {key: changed.pop(key) for key in ("split", "effective", "ranks", "steps_per_epoch") if key in changed}
-    edits = changed.pop("edits", ())
+    edits, on, first = changed.pop("edits", ()), changed.pop("on", (None, None)), changed.pop("first", 1)
     return story(
-        launched(), hello(), steps(1, 35), saved(30), killed(),
-        launched(resume=30, edits=edits), hello(step=30, **begin), steps(31, 60, loss=loss, **changed), *after, finished(),
+        launched(), placed(on, hello()), steps(first, 35), saved(30), killed(),
+        launched(resume=30, edits=edits), placed(on, hello(step=30, **begin)), steps(31, 60, loss=loss, **changed),
+        *after, finished(),
     )  # fmt: skip
 
 
@@ -318,6 +325,61 @@ def test_a_loss_that_is_not_a_number_equals_itself_only():
     assert (Verdict.PROVED, 0.0) == (certify(nan).verdict, certify(nan).largest_loss_difference)
     assert Verdict.VIOLATED is certify(resumed_at_30(loss=math.nan)).verdict
     assert certify(resumed_at_30(loss=math.nan)).largest_loss_difference is None
+
+
+BAND = 0.0727
+"""Of `falling`: how much it usually changes from a step to the next."""
+
+
+@pytest.mark.parametrize("on", [("cuda", "float32"), ("cuda", "bfloat16"), ("cpu", "bfloat16"), ("cpu", "float16")])
+def test_where_no_loss_repeats_exactly_it_has_to_lie_in_the_runs_own_band(on):
+    """On a GPU, and in 16 bits: samples and rows prove, the loss as near as two neighbouring steps; the band is told."""
+    certificate = certify(resumed_at_30(on=on, loss=lambda step: falling(step) + 0.01))
+
+    assert Verdict.PROVED is certificate.verdict
+    assert math.isclose(BAND, certificate.loss_band, rel_tol=0.01)
+    assert "equal in samples and rows" in certificate.reasons[1]
+    assert f"band of {certificate.loss_band:.2g} ({on[1]} on {on[0]} repeats no loss exactly)" in certificate.reasons[1]
+
+
+@pytest.mark.parametrize("on", [("cpu", "float32"), ("cpu", None), (None, None)])
+def test_where_losses_repeat_there_is_no_band(on):
+    """Float32 on the CPU, and a companion that does not tell."""
+    certificate = certify(resumed_at_30(on=on, loss=lambda step: falling(step) + 0.01))
+
+    assert (Verdict.VIOLATED, None) == (certificate.verdict, certificate.loss_band)
+
+
+def test_a_loss_outside_the_band_is_a_doubt_and_one_far_outside_a_violation():
+    """By chance a step lies outside; three bands away the weights are others."""
+    near = certify(resumed_at_30(on=("cuda", "bfloat16"), loss=lambda step: falling(step) + 2 * BAND))
+    far = certify(resumed_at_30(on=("cuda", "bfloat16"), loss=lambda step: falling(step) + 6 * BAND))
+    lost = certify(resumed_at_30(on=("cuda", "bfloat16"), loss=lambda step: math.nan if step == 33 else falling(step)))
+
+    assert (Verdict.CONSISTENT, Verdict.VIOLATED, Verdict.VIOLATED) == (near.verdict, far.verdict, lost.verdict)
+    assert "a little outside the run's own step-to-step band of 0.0" in near.reasons[0]
+    assert ("another loss at steps 31-35 when run again in attempt 2",) == far.reasons
+
+
+def test_other_samples_are_a_violation_whatever_the_band():
+    """The proof there is the samples."""
+    assert Verdict.VIOLATED is certify(resumed_at_30(on=("cuda", "bfloat16"), samples=1)).verdict
+
+
+def test_a_loss_within_a_band_proves_nothing_by_itself():
+    """Other samples would give one like it: without samples it is no proof there."""
+    certificate = certify(resumed_at_30(on=("cuda", "bfloat16"), samples=None))
+
+    assert (Verdict.CONSISTENT, 0) == (certificate.verdict, certificate.replayed_steps)
+    assert "neither samples nor an exact loss" in certificate.reasons[0]
+
+
+def test_a_band_is_not_made_of_a_handful_of_steps():
+    """Nobody knows then how much the loss changes anyway."""
+    certificate = certify(resumed_at_30(on=("cuda", "bfloat16"), first=29, loss=lambda step: falling(step) + 0.01))
+
+    assert (Verdict.CONSISTENT, None) == (certificate.verdict, certificate.loss_band)
+    assert any("too few steps had run" in one for one in certificate.reasons)
 
 
 def test_samples_alone_or_losses_alone_can_prove_a_replay():

@@ -24,6 +24,13 @@ until the training in it tells what it is made of.
 *Proved*: a real run was killed, went on, and its certificate said *proved*. *Dry run*: read from the framework's sources
 or parsed by its real parser; no run here has shown it. *Refused*: guardian does not do it, and says why.
 
+The certificate of a run is *proved* where every step's rows were counted, the same number in each, and the steps that ran
+again had the same samples, and the same loss up to 1e-4; *consistent* where nothing differs and something could not be
+counted or compared, which it names; *not provable*, with the reason, where nothing was counted; *violated* where what was
+counted differs. On a GPU, and in bf16 or fp16, no step repeats its loss exactly: there rows and samples are the proof, and
+the loss has to lie within the run's own step-to-step band, how much it usually changes from one step to the next, which is
+stated (`loss_band` in `report --json`). A little outside the band is *consistent*, three times as far *violated*.
+
 This page is made from the adapters; a test compares it with them.
 """
 

@@ -72,6 +72,18 @@ def test_an_epoch_that_does_not_divide_ends_with_fewer_rows(guarded):
     assert "1 that end an epoch have fewer" in reasons
 
 
+def test_sixteen_bits_are_held_against_the_runs_own_band(guarded):
+    """A step need not repeat its loss exactly there: samples and rows prove it, and the band is stated."""
+    code, report = ended(
+        guarded(sys.executable, *SCRIPT, *TEN, "--bf16", "true", "--max_steps", "13", "--kill_at", "11")
+    )
+    told, reasons = certified(report)
+
+    assert (0, ("finished", "proved")) == (code, told)
+    assert report["certificate"]["loss_band"] > report["certificate"]["largest_loss_difference"]
+    assert "(bfloat16 on cpu repeats no loss exactly)" in reasons
+
+
 def test_two_ranks_that_form_no_group_are_no_proof(guarded):
     """Without --use_cpu and gloo each of them trains alone on a machine without GPU, and both end with 0."""
     words = [word for word in (*SCRIPT, *TEN) if word != "--use_cpu"]

@@ -25,6 +25,7 @@ def facts(trainer, args, state, model, loader):
         "eval_batch": known(lambda: args.per_device_eval_batch_size),
         "optimizer": known(lambda: str(getattr(args.optim, "value", args.optim))),
         **(known(model_facts, model) or {}),
+        "precision": known(precision, trainer, args, model),
         **(known(loader_facts, loader) or {}),
     }
 
@@ -35,6 +36,20 @@ def model_facts(model):
     switches = [getattr(module, "gradient_checkpointing", None) for module in model.modules()]
     switches = [bool(one) for one in switches if one is not None]
     return {"device": device, "gradient_checkpointing": any(switches) if switches else None}
+
+
+def precision(trainer, args, model):
+    """The narrowest floats in which the model computes; mixed precision may be accelerate's own affair."""
+    mixed = getattr(getattr(trainer, "accelerator", None), "mixed_precision", None)
+    if args.bf16 or mixed == "bf16":
+        return "bfloat16"
+    if args.fp16 or mixed == "fp16":
+        return "float16"
+    if mixed == "fp8":
+        return "float8"
+    # A quantised model's whole numbers say nothing of what is computed with.
+    floats = {one.dtype for one in model.parameters() if one.dtype.is_floating_point}
+    return str(min(floats, key=lambda one: (one.itemsize, str(one)))).rpartition(".")[2] if floats else None
 
 
 def loader_facts(loader):
