@@ -616,6 +616,17 @@ class PhaseChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchEvaluated:
+    """A rank's evaluation gets on."""
+
+    attempt: int
+    rank: int
+    batch: int
+    """How many it has finished; 0: it begins, and will tell."""
+    wall: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """A fact of the host that a launch waits for, as it is now."""
 
@@ -753,8 +764,8 @@ Journalled = (
     | Drained
 )  # fmt: skip
 Observed = (
-    StepDone | LossSeen | OwnWork | Logged | LongestSeen | RateSet | PhaseChanged | Measured | TreeSeen | Activity
-    | Saved | Acknowledged | GpusSeen
+    StepDone | LossSeen | OwnWork | Logged | LongestSeen | RateSet | PhaseChanged | BatchEvaluated | Measured | TreeSeen
+    | Activity | Saved | Acknowledged | GpusSeen
 )  # fmt: skip
 Event = Journalled | Observed
 

@@ -27,6 +27,7 @@ Heard = (
     | ev.LongestSeen
     | ev.RateSet
     | ev.PhaseChanged
+    | ev.BatchEvaluated
     | ev.TrainingEnded
     | ev.ExceptionLeft
     | ev.Saved
@@ -261,12 +262,17 @@ def _phase(said: _Said) -> tuple[Heard, ...]:
     return (ev.PhaseChanged(said.attempt, said.rank, said.text("phase"), said.whole("step"), wall),)
 
 
+def _batch(said: _Said) -> tuple[Heard, ...]:
+    return (ev.BatchEvaluated(said.attempt, said.rank, said.whole("batch"), said.maybe_number("t")),)
+
+
 _READERS: dict[str, Callable[[_Said], tuple[Heard, ...]]] = {
     "hello": _hello,
     "step": _step,
     "log": _log,
     "error": _error,
     "phase": _phase,
+    "batch": _batch,
     "saved": lambda said: (ev.Saved(said.attempt, said.rank, said.whole("step"), said.text("path")),),
     "ack": lambda said: (ev.Acknowledged(said.attempt, said.rank, said.whole("save_at")),),
     "end": _end,

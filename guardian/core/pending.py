@@ -76,13 +76,20 @@ def judge(attempt: Attempt, policy: Policy, now: float, step_s: float | None) ->
 
 def idle(before: Activity, after: Activity) -> bool:
     """Whether the same processes did next to nothing in between."""
-    if before.pids != after.pids or before.io_bytes is None or after.io_bytes is None or after.gpu:
+    if before.pids != after.pids or after.gpu:
         return False
     if before.running or after.running:
         return False  # on a machine that is full others may have had the processors
     over_s = max(after.wall - before.wall, 1e-3)
-    moved = after.io_bytes - before.io_bytes
-    return (after.cpu_s - before.cpu_s) / over_s < IDLE_SHARE and moved < IDLE_BYTES * max(1.0, over_s / IDLE_OVER_S)
+    return (after.cpu_s - before.cpu_s) / over_s < IDLE_SHARE and not moves(before, after)
+
+
+def moves(before: Activity, after: Activity) -> bool:
+    """Whether they may have read or written in between; nobody may look: they may."""
+    if before.io_bytes is None or after.io_bytes is None:
+        return True
+    over_s = max(after.wall - before.wall, 1e-3)
+    return after.io_bytes - before.io_bytes >= IDLE_BYTES * max(1.0, over_s / IDLE_OVER_S)
 
 
 def _went_on(attempt: Attempt, wall: float) -> bool:

@@ -2,9 +2,10 @@
 
 Every phase has a budget of its own; in steady training it is learnt from the job's own steps. That it has run out is
 the first sign. Acting needs a second one that does not depend on it: over the last part of the silence the whole tree
-computes, reads and writes next to nothing, or, in steady training, every rank's Python stack is the same in samples
-that are spread over it (a rank that spins in C, a bar that is drawn again without a step). What nobody can know (no
-companion that tells of steps and no log that shows them, ranks on other machines) has no budget: nothing is done.
+computes, reads and writes next to nothing, or, in training and evaluation, every rank's Python stack is the same in
+samples that are spread over it (a rank that spins in C, a bar that is drawn again without a step). What nobody can
+know (no companion that tells of steps and no log that shows them, ranks on other machines) has no budget: nothing is
+done.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from guardian.core.pending import IDLE_OVER_S, IDLE_SHARE, Doubt, Patience, idle
+from guardian.core.pending import IDLE_OVER_S, IDLE_SHARE, Doubt, Patience, idle, moves
 from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
@@ -33,8 +34,13 @@ STILL_SHARE = 4
 """The tree must be idle over this part of the budget at least (a fourth)."""
 LOOKS = 16
 """At most in a budget."""
-SAMPLES = 3
-"""Of the ranks' stacks, a fourth of the budget apart: what is the same in all of them stands still."""
+SAMPLES = {TRAINING: 3, FIRST_STEPS: 5, EVALUATION: 5}
+"""Of the ranks' stacks, spread over the later half of the budget: what is the same in all of them stands still.
+
+Only where the companion tells of every piece of work, so that no piece is as long as the budget. Who skips data, saves,
+uploads or cleans up may be in one long call. What has no learnt budget is looked at more often, and must not read and
+write meanwhile.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ def _heard(attempt: Attempt, policy: Policy) -> Standing | None:
         return None  # they may be elsewhere, and the phase is told by rank 0
     begun = max(hello.wall for hello in attempt.hellos)
     if attempt.phase == "eval":
-        return _standing(EVALUATION, allowed.evaluation_s, attempt.step_wall, begun)
+        return _standing(EVALUATION, allowed.evaluation_s, attempt.step_wall, attempt.evaluated_wall, begun)
     if attempt.phase == "save":
         return _standing(SAVING, allowed.saving_s, attempt.step_wall, begun)
     if attempt.gaps.last is None and any(hello.step for hello in attempt.hellos):
@@ -165,7 +171,7 @@ def judge(where: Standing, attempt: Attempt, now: float) -> Patience | Doubt | S
     needed = max(min(IDLE_OVER_S, where.budget_s / 2), where.budget_s / STILL_SHARE)
     if last.wall >= where.due and still_s(looks) >= needed:
         return _hung(where, last.wall, "its processes neither compute nor read nor write")
-    if where.phase != TRAINING or len(looks) < 2 or idle(looks[-2], last) or _others_work(looks[-2], last):
+    if len(looks) < 2 or idle(looks[-2], last) or not _stacks_tell(where, attempt, looks[-2], last):
         return Patience(again)
     return _by_stacks(where, attempt, now, again)
 
@@ -178,6 +184,15 @@ def still_s(looks: Sequence[Activity]) -> float:
     return looks[-1].wall - looks[since].wall
 
 
+def _stacks_tell(where: Standing, attempt: Attempt, before: Activity, after: Activity) -> bool:
+    """Whether ranks that stand at the same place all the time would stand still."""
+    if where.phase not in SAMPLES or not attempt.hellos or _others_work(before, after):
+        return False
+    if where.phase == EVALUATION and attempt.evaluated_wall is None:
+        return False  # no batches are told of: all of it is silent, and its loop one place
+    return where.phase == TRAINING or not moves(before, after)
+
+
 def _others_work(before: Activity, after: Activity) -> bool:
     """Whether the ranks may wait for processes of theirs that compute (an inference engine, a compiler)."""
     if before.others_cpu_s is None or after.others_cpu_s is None:
@@ -188,11 +203,13 @@ def _others_work(before: Activity, after: Activity) -> bool:
 def _by_stacks(where: Standing, attempt: Attempt, now: float, again: float) -> Patience | Sample | Hung:
     """Of ranks that compute: whether every one of them stands at the same place, sample after sample."""
     taken = [one for one in attempt.stacks if one.wall >= where.middle]
-    if not taken or now >= taken[-1].wall + where.budget_s / 4:
+    needed = SAMPLES[where.phase]
+    apart = where.budget_s / 2 / (needed - 1)
+    if not taken or now >= taken[-1].wall + apart:
         return Sample()
-    if len(taken) >= SAMPLES and taken[-1].wall >= where.due and _same(taken[-SAMPLES:], attempt):
-        return _hung(where, taken[-1].wall, f"in {SAMPLES} looks every rank stood at the same place")
-    return Patience(min(again, taken[-1].wall + where.budget_s / 4))
+    if len(taken) >= needed and taken[-1].wall >= where.due and _same(taken[-needed:], attempt):
+        return _hung(where, taken[-1].wall, f"in {needed} looks every rank stood at the same place")
+    return Patience(min(again, taken[-1].wall + apart))
 
 
 def _same(taken: Sequence[StacksTaken], attempt: Attempt) -> bool:

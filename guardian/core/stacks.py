@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 KEPT = 16
 """Frames of a stack that are kept, innermost first."""
 LINE_MOST = 240
-OURS = (
-    *("guardian_companion.py", "guardian_telling.py", "guardian_joining.py", "guardian_hello.py", "guardian_batch.py"),
-    *("guardian_counting.py", "guardian_signals.py", "guardian_control.py"),
-    *("guardian_stacks.py", "guardian_rescue.py", "guardian_rates.py"),
-)
+OURS = "/companion/guardian_"
 """Files of the companion: where a process of the job stands is told without them."""
 LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen ")
 COLLECTIVES = ("torch/distributed/", "deepspeed/comm/")
@@ -251,14 +247,12 @@ def _place(one: Group) -> str:
 
 def _is_own(frame: Frame) -> bool:
     """Of the job's own code, not of a library or of the companion."""
-    return (
-        not any(name in frame.file for name in LIBRARIES) and not frame.file.endswith(OURS) and frame.file != "<string>"
-    )
+    return not any(name in frame.file for name in LIBRARIES) and OURS not in frame.file and frame.file != "<string>"
 
 
 def _told(one: Group, frames: int) -> Iterator[str]:
     yield f"{who(one)} {_place(one)}"[:LINE_MOST]
-    told = [frame for frame in one.frames if not frame.file.endswith(OURS)]
+    told = [frame for frame in one.frames if OURS not in frame.file]
     for frame in told[:frames] if len(told) > 1 else ():
         file = "/".join(frame.file.split("/")[-3:])
         yield f"  {frame.function} ({file}:{frame.line if frame.line is not None else '?'})"[:LINE_MOST]

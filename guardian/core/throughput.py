@@ -35,6 +35,8 @@ LATE_SHARE = 0.8
 """Of the latest steps; another rank each time is noise, or rows of unequal length."""
 HELD_UP = 0.1
 """Share of a step that the others must lose by it."""
+PACELESS = frozenset({"add_version", "ddp_timeout", "output_dir", "overwrite_output_dir", "save_total_limit"})
+"""Settings that make no step faster or slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,8 @@ def _window(attempt: int, found: Sequence[Pace]) -> Window:
 
 
 def _changed(run: Run, first: int, last: int) -> tuple[str, ...]:
-    edits = (edit for attempt in run.attempts[first:last] for edit in attempt.plan.edits if edit.kind != "resume")
+    edits = (edit for attempt in run.attempts[first:last] for edit in attempt.plan.edits)
+    edits = (edit for edit in edits if edit.kind != "resume" and edit.knob not in PACELESS)
     return tuple(dict.fromkeys(edit.knob for edit in edits))
 
 

@@ -165,13 +165,19 @@ def _cells(told: Report, one: AttemptReport, *, limit: int | None) -> Iterator[t
 def _ending(one: AttemptReport, limit: int | None) -> Text:
     """How it ended, its line of the log, where it went on from, what was changed.
 
-    With a limit each has a line of that length, the first one two; without, only changes are never crowded out.
+    With a limit each has a line of that length, the first one two, and where the ranks stood three; without, only
+    changes are never crowded out.
     """
     style = {"finished": "green", "is running": "cyan"}.get(one.end, "" if one.cause is None else "red")
     changed = ", ".join(wording.changes(one))
     text = Text.assemble((clean(one.end, 2 * limit - 10 if limit else 200), style))
-    for detail, apart in ((wording.evidence(one), limit), (wording.origin(one), limit), (changed, True)):
+    evidence = wording.evidence(one)
+    of_log = evidence.startswith("line ")
+    for detail, apart, lines in (
+        (evidence, limit, 1 if of_log else 3), (wording.origin(one), limit, 1), (changed, True, 1),
+    ):  # fmt: skip
         if detail:
             text.append("\n" if apart else ", ")
-            text.append(clean(detail, limit or 200), "dim")
+            # Broken at words, lines are a little shorter than they could be.
+            text.append(clean(detail, lines * limit - 10 * (lines - 1) if limit else 200), "dim")
     return text

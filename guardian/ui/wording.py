@@ -244,8 +244,7 @@ def evidence(one: AttemptReport) -> str:
     line = next((x for x in seen if x.number is not None), seen[0] if seen else None)
     if line is None:
         return ""
-    text = clean(line.text, 160)
-    return text if line.number is None else f"line {line.number}: {text}"
+    return clean(line.text, 240) if line.number is None else f"line {line.number}: {clean(line.text, 160)}"
 
 
 def cost(one: AttemptReport) -> str:

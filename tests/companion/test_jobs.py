@@ -171,6 +171,11 @@ def test_phases_say_what_else_the_job_does(many):
     assert [("save", 4), ("train", 4), ("save", 8), ("train", 8)] == saved
 
 
+def test_an_evaluation_says_when_it_begins_and_that_it_gets_on(many):
+    """Its first batch is 0, told at once; the others are told now and then: these take no two seconds."""
+    assert [0, 0] == [line["batch"] for line in many.told("early", "batch")]
+
+
 def test_a_save_is_told_with_its_folder(many):
     """Told when the trainer has written all of it."""
     paths = [line["path"] for line in many.told("whole", "saved")]

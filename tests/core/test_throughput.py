@@ -75,9 +75,10 @@ def test_a_short_run_says_nothing(last):
 
 def test_an_attempt_is_compared_with_the_first_one_and_the_changed_settings_are_named():
     """What guardian changed may be why."""
+    timeout = replace(FASTER, knob="ddp_timeout")
     run = story(
         launched(), hello(max_steps=90), steps(1, 45), saved(40), killed(),
-        launched(resume=40, edits=[FASTER]), hello(step=40, max_steps=90), steps(41, 90, every_s=1.5),
+        launched(resume=40, edits=[timeout, FASTER]), hello(step=40, max_steps=90), steps(41, 90, every_s=1.5),
     )  # fmt: skip
 
     assert (1, 2) == (speed(run).begun.attempt, speed(run).now.attempt)

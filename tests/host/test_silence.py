@@ -45,8 +45,8 @@ TWO = {"NPROC_PER_NODE": "2"}
 def silent(tmp_path, request):
     """A run under the policy of this file."""
 
-    def start(*command, things=(), **how):
-        (tmp_path / "policy.toml").write_text(POLICY)
+    def start(*command, things=(), policy=POLICY, **how):
+        (tmp_path / "policy.toml").write_text(policy)
         how["env"] = harm(*things) | how.get("env", {}) if things else how.get("env", {})
         guarded = Guarded(tmp_path, *command, options=("--policy", "policy.toml"), **how)
         request.addfinalizer(guarded.clean_up)
@@ -55,14 +55,14 @@ def silent(tmp_path, request):
     return start
 
 
-def found(guarded):
+def found(guarded, phase="training"):
     """The one silence that was ended, and where the processes stood before it was; the run went on to its end."""
     stops = guarded.events(ev.StopBegun)
     assert 1 == len(stops), guarded.shown()[-6000:]
     (stop,) = stops
     report = guarded.report()
     print(guarded.shown())
-    assert ("training", 1) == (stop.silent, stop.attempt)
+    assert (phase, 1) == (stop.silent, stop.attempt)
     assert BUDGET_S <= stop.silent_s <= BUDGET_S * 5 + LATE_S
     assert ["hang_no_output", None] == [a["cause"] and a["cause"]["class"] for a in report["attempts"]]
     assert "finished" == report["outcome"]
@@ -95,6 +95,16 @@ def test_a_bar_that_is_redrawn_without_a_step_hides_nothing(silent):
     assert 0 == guarded.run(), guarded.shown()[-6000:]
 
     assert ["redraws", "all_reduce"] == [inner[0] for _, _, inner in ranks(found(guarded))]
+
+
+@pytest.mark.long
+def test_a_rank_that_spins_in_an_evaluation_is_found_though_the_evaluation_may_last(silent):
+    """Batch by batch it lasts twice its budget; then no batch comes, and every rank stands at the same place."""
+    short = POLICY.replace("evaluation_s = 300", f"evaluation_s = {BUDGET_S}")
+    guarded = silent(sys.executable, str(JOBS / "standing.py"), "evaluate", "out", policy=short)
+    assert 0 == guarded.run(), guarded.shown()[-6000:]
+
+    assert ["spins_in_c", "all_reduce"] == [inner[0] for _, _, inner in ranks(found(guarded, "evaluation"))]
 
 
 @pytest.mark.long

@@ -3,7 +3,7 @@
     python standing.py HOW OUT
 
 The first attempt stands still after some steps, the second one trains to its end. HOW: `spin` in one call of C that
-holds the interpreter; `redraw` a progress bar every half second without a step.
+holds the interpreter; `redraw` a progress bar every half second without a step; `evaluate` that spins in an evaluation.
 """
 
 import json
@@ -15,6 +15,7 @@ import time
 BEFORE = 16
 STEPS = 20
 WORLD = 2
+BATCHES = 20
 
 
 def main(how, out):
@@ -58,9 +59,22 @@ class Rank:
             self.all_reduce()
             if step == BEFORE and self.attempt == 1 and self.rank == 1:
                 STANDS[how]()
+            if step == BEFORE and how == "evaluate":
+                self.evaluate()
             time.sleep(0.1)
             self.tell("step", step=step, rows=1, tokens=1)
         self.tell("end", step=STEPS, max_steps=STEPS, by="max_steps")
+
+    def evaluate(self):
+        """Longer than two steps may be apart, and alive by its batches alone."""
+        self.tell("phase", phase="eval", step=BEFORE)
+        for batch in range(BATCHES):
+            self.tell("batch", batch=batch)
+            time.sleep(1)
+        if self.attempt == 1 and self.rank == 1:
+            spins_in_c()
+        self.all_reduce()
+        self.tell("phase", phase="train", step=BEFORE)
 
     def all_reduce(self):
         """Wait for the other one, as in a collective."""
@@ -93,7 +107,7 @@ def redraws():
         time.sleep(0.5)
 
 
-STANDS = {"spin": spins_in_c, "redraw": redraws}
+STANDS = {"spin": spins_in_c, "redraw": redraws, "evaluate": lambda: None}
 
 if __name__ == "__main__":
     if "RANK" in os.environ:

@@ -270,12 +270,69 @@ def test_ranks_that_may_wait_for_a_process_of_theirs_are_not_judged_by_their_sta
     assert isinstance(decision(*STEADY, tell.pause(40), looks(look(cpu=9, others_cpu_s=None), look(cpu=20))), do.Wait)
 
 
-def test_a_busy_evaluation_is_not_judged_by_its_stacks():
-    """It waits for the device at the same line all the time."""
-    begun = (*STEADY, ev.PhaseChanged(0, 0, "eval", 30, 0.0), tell.pause(1800))
-    busy = looks(*(look(cpu=200.0 * n) for n in range(20)), every_s=226)
+def stand_still(*begun, budget, io=0, counts=(), places=("a",) * 5):
+    """Busy ranks, looked at and asked where they stand as often as it takes, in the later half of a budget."""
+    looks_at = (tell.pause(budget / 2 - 20), look(cpu=200), tell.pause(10), look(cpu=300), tell.pause(10))
+    asked = tuple(
+        (tell.pause(budget / 8 if n else 0), *counts, look(cpu=400 + 300 * n, moved=io * n), stood(r0=place, r1="b"))
+        for n, place in enumerate(places)
+    )
+    return decision(*begun, *looks_at, *asked)
 
-    assert isinstance(decision(*begun, busy, stood(r0="a", r1="b")), do.Wait)
+
+EVALUATING = (*STEADY, ev.PhaseChanged(0, 0, "eval", 30, 0.0))
+TOLD = ev.BatchEvaluated(0, 0, 0, 0.0)
+
+
+def test_an_evaluation_that_tells_of_its_batches_and_stands_still_is_a_hang_whatever_it_computes():
+    """A rank spins in C, or the others poll for it, in an evaluation: five samples in half its budget."""
+    begun = stand_still(*EVALUATING, TOLD, budget=3600)
+
+    assert isinstance(begun, do.BeginStop)
+    assert ("evaluation", "in 5 looks every rank stood at the same place") == (begun.silent, begun.why[-45:])
+
+
+def test_a_job_that_computes_and_makes_no_first_step_is_found_too():
+    """Before it is known how long its steps take the budget of the start runs."""
+    begun = stand_still(*HELLO, budget=1800)
+
+    assert isinstance(begun, do.BeginStop)
+    assert "first steps" == begun.silent
+
+
+def test_an_evaluation_whose_batches_nobody_tells_of_is_not_judged_by_its_stacks():
+    """It waits for the device at the same line all the time; that an earlier one told says nothing of this one."""
+    again = (*EVALUATING, TOLD, ev.PhaseChanged(0, 0, "train", 30, 0.0), ev.PhaseChanged(0, 0, "eval", 30, 0.0))
+
+    for begun in (EVALUATING, again):
+        assert not isinstance(stand_still(*begun, budget=3600), do.BeginStop)
+
+
+def test_a_batch_begins_the_evaluations_budget_again():
+    """However many of them there are, and wherever the ranks are met."""
+    batches = (ev.BatchEvaluated(0, 0, 9, 0.0),)
+
+    assert not isinstance(stand_still(*EVALUATING, TOLD, budget=3600, counts=batches), do.BeginStop)
+
+
+@pytest.mark.parametrize("what", [{"io": 1 << 30}, {"places": ("a", "b", "a", "a", "a")}], ids=["reads", "moves"])
+def test_who_reads_or_moves_in_an_evaluation_or_at_the_start_is_left_alone(what):
+    """Rows are loaded, or one of five looks met it elsewhere."""
+    for begun, budget in (((*EVALUATING, TOLD), 3600), (HELLO, 1800)):
+        assert not isinstance(stand_still(*begun, budget=budget, **what), do.BeginStop)
+
+
+@pytest.mark.parametrize(
+    ("begun", "budget"),
+    [
+        ((*STEADY, ev.PhaseChanged(0, 0, "save", 30, 0.0)), 1800),
+        ((tell.launched(resume=30), tell.hello(step=30, ranks=2)), 14400),
+    ],
+    ids=["save", "skip"],
+)
+def test_a_busy_save_or_a_skip_of_data_is_not_judged_by_its_stacks(begun, budget):
+    """One long call writes, or uploads, all of it; rows are skipped in a loop of few lines."""
+    assert not isinstance(stand_still(*begun, budget=budget), do.BeginStop)
 
 
 @pytest.mark.parametrize(

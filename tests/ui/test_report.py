@@ -113,6 +113,19 @@ def test_a_line_of_the_log_is_shown_rather_than_how_the_process_ended():
     assert "the process ended with 1" in shown(exit_code)
 
 
+def test_where_the_ranks_of_a_hang_stood_is_shown_side_by_side():
+    """The odd one first, the others behind it: broken, not cut off."""
+    ranks = (
+        "rank 1 is stopped by a signal (SIGSTOP or SIGTSTP) and waits for SIGCONT; rank 0 stands in "
+        "_engine_run_backward at graph.py:979, called from train_step at train.py:80"
+    )
+    hang = ev.Cause("hang_no_output", "silent", "stuck", "Nothing happened any more", (ev.Line(None, ranks),), None)
+
+    for width in (80, 100):
+        shown = screen(story(launched(), killed(hang)), width)
+        assert "waits for SIGCONT; rank 0 stands in _engine_run_backward" in " ".join(shown.split())
+
+
 def test_a_violated_certificate_is_the_first_thing_to_be_read():
     """With its reason, what was changed, and what else went wrong."""
     shown = screen(VIOLATED)

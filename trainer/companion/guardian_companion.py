@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from types import MappingProxyType
 
 # What these mean, and what the heartbeat's lines hold, stands in guardian/core/wire.py; a test compares them.
@@ -22,6 +23,7 @@ ENV_DIR = "GUARDIAN_DIR"
 ENV_SPEC = "GUARDIAN_SPEC"
 ENV_SHARING = "GUARDIAN_SHARING_STRATEGY"
 WIRE_VERSION = 1
+BATCHES_APART_S = 2.0
 CONTROL = "control.json"
 COMPANION_KNOBS = frozenset({
     "fingerprint", "restore_batch", "restore_intervals", "longest", "rescue", "learning_rate", "rewarm", "stacks",
@@ -64,6 +66,7 @@ class Loop:
         self.rescue = None
         self.rewarming = None
         self.pace = None  # of one of several ranks (guardian_pace.py)
+        self.evaluated, self.evaluated_told = -1, None  # batches of the evaluation at hand, and when that was told
 
     def doing(self):
         """What an exception interrupts."""
@@ -403,6 +406,26 @@ class Companion:
                 self.loop.pace.interrupted()
             self.heartbeat.tell("phase", phase=phase, step=state.global_step)
         return before
+
+    def on_prediction_step(self, _args, _state, _control, **_):
+        self.batch_evaluated()
+
+    @guarded
+    def batches_begin(self):
+        if self.loop is not None:
+            self.loop.evaluated, self.loop.evaluated_told = -1, None
+            self.batch_evaluated()
+
+    @guarded
+    def batch_evaluated(self):
+        """So that an evaluation which stands still is known from a long one; its first word is batch 0."""
+        loop, now = self.loop, time.monotonic()
+        if loop is None or loop.phase != "eval":
+            return
+        loop.evaluated += 1
+        if loop.evaluated_told is None or now - loop.evaluated_told >= BATCHES_APART_S:
+            loop.evaluated_told = now
+            self.heartbeat.tell("batch", batch=loop.evaluated)
 
     @guarded
     def saved(self, state):

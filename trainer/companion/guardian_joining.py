@@ -37,7 +37,7 @@ def join_methods(trainer_class, companion_class):
     around(trainer_class, companion_class, "_inner_training_loop", watch_loop)
     around(trainer_class, companion_class, "training_step", watch_micro_step)
     around(trainer_class, companion_class, "evaluate", watch_evaluation)
-    around(trainer_class, companion_class, "evaluation_loop", watch_evaluation)
+    around(trainer_class, companion_class, "evaluation_loop", watch_batches)
     around(trainer_class, companion_class, "_save_checkpoint", watch_save)
 
 
@@ -91,6 +91,16 @@ def watch_evaluation(companion, original, trainer, *args, **kwargs):
         companion.enter(before, trainer.state)
         companion.remember_again(trainer)
     return result
+
+
+def watch_batches(companion, original, trainer, *args, **kwargs):
+    """The part of an evaluation that calls `on_prediction_step` after each batch; what comes before it does not."""
+
+    def loop(self, *args, **kwargs):
+        companion.batches_begin()
+        return original(self, *args, **kwargs)
+
+    return watch_evaluation(companion, loop, trainer, *args, **kwargs)
 
 
 def watch_save(companion, original, trainer, *args, **kwargs):
