@@ -524,7 +524,8 @@ def _remedy(
     if not healing.changes_something(rule, cause.variant):
         return None
     known = facts.facts_of(run, attempt) | dict(cause.facts)
-    found = healing.remedy(rule, cause, healing.Patient(run, attempt, terms.argv, terms.adapter, known, unrated))
+    patient = healing.Patient(run, attempt, terms.argv, terms.folder, terms.adapter, known, unrated)
+    found = healing.remedy(rule, cause, patient)
     if isinstance(found, healing.Remedy):
         return found
     passed = f" ({'; '.join(found.skipped)})" if found.skipped else ""

@@ -33,6 +33,7 @@ class Fact:
     """The fact that puts it into words, of one that is a witness: a rule that it makes true speaks without a line."""
 
 
+BATON = "/torch/utils/file_baton.py"
 _COMPANION = "the companion in the job"
 _NO_COMPANION = "without the companion, or before the training loop begins"
 _HOST = "the machine, when the attempt ended"
@@ -109,6 +110,13 @@ FACTS = {
         "steps",
         "the numbers that the training logs",
         "while they are numbers",
+    ),
+    "build_lock": Fact(
+        "whether a process waits for PyTorch's lock on an extension that another one compiles",
+        YES,
+        "the stacks that are taken of a silent job",
+        "unless it was ended because nothing happened",
+        "it waits for an extension of PyTorch to be compiled",
     ),
     "silent_phase": Fact(
         "what a job was at in which nothing happened until guardian ended it: training, evaluation, saving, ...",
@@ -304,6 +312,7 @@ def facts_of(run: Run, attempt: Attempt) -> dict[str, float | str]:
         "resumed": float(attempt.plan.resume_from is not None or start > 0),
         "phase": attempt.phase,
         **_of_exception(attempt),
+        "build_lock": _waits_for_a_build(attempt),
         "silent_phase": attempt.stop.silent if attempt.stop else None,
         "silent_s": _number(attempt.stop.silent_s) if attempt.stop else None,
         "first_bad_step": _number(first_bad_step(attempt.logged)),
@@ -381,6 +390,14 @@ def _rows_of(step: int | None, attempt: Attempt) -> str | None:
 def _longest_start(run: Run) -> float | None:
     starts = (one.steps[0].wall - one.launched_wall for one in run.attempts if one.steps and one.launched_wall)
     return max((seconds for seconds in starts if seconds > 0), default=None)
+
+
+def _waits_for_a_build(attempt: Attempt) -> float | None:
+    """torch.utils.file_baton (torch 2.13): one waits as long as the file is there, whoever made it, dead or alive."""
+    if attempt.stop is None or not attempt.stop.silent or not attempt.stacks:
+        return None
+    stacks = attempt.stacks[-1].stacks
+    return float(any(frame.file.endswith(BATON) for one in stacks for frame in one.frames)) if stacks else None
 
 
 def _start(attempt: Attempt) -> int:

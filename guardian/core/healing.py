@@ -15,6 +15,7 @@ from guardian.core import edits
 from guardian.core.events import Cause, Checkpoint, Edit
 from guardian.core.job import KNOBS, Value
 from guardian.core.rules import filled
+from guardian.core.rungs import FOLDERS
 from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class Patient:
     attempt: Attempt
     argv: tuple[str, ...]
     """The user's command."""
+    folder: str
+    """The run's."""
     adapter: Adapter | None
     facts: Facts
     unrated: str | None = None
@@ -203,7 +206,7 @@ def _applied(rung: Rung, patient: Patient) -> Remedy | str:
         if refusal is not None:
             return refusal
     given = dict(patient.run.created.env) | dict(plan.variables)
-    variables = dict(_variables(rung, given))
+    variables = dict(_variables(rung, given, patient.folder))
     limits = {key: value for key, value in rung.limits if (key, value) not in plan.limits}
     if not (rung.set or variables or limits or rung.restart or rung.wait or rung.resume != "newest"):
         return "it is so already"
@@ -226,11 +229,13 @@ def _refusal(patient: Patient, settings: Mapping[str, Value], new: Mapping[str, 
     return next((f"{knob} cannot be set: {why}" for knob, why in written.refused if knob in new), None)
 
 
-def _variables(rung: Rung, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _variables(rung: Rung, given: Mapping[str, str], folder: str) -> Iterator[tuple[str, str]]:
     """The variables that get another value; "+k:v" is put into a list of settings, one value for each key."""
     for asked, value in rung.env:
         key = next((n for n in ALLOCATOR if n in given), asked) if asked in ALLOCATOR else asked
         new = merged(given.get(key, ""), value[1:]) if value.startswith("+") else value
+        if key in FOLDERS:
+            new = f"{folder}/{key.lower()}"
         if new != given.get(key):
             yield key, new
 

@@ -137,8 +137,10 @@ def _env(table: Table) -> tuple[tuple[str, str], ...]:
     inner = table.inner("env", 'must hold variables: { HF_HUB_OFFLINE = "1" }')
     found = []
     for name, value in inner.values.items():
-        if name not in rungs.VARIABLES:
+        if name not in rungs.VARIABLES | rungs.FOLDERS:
             inner.complain(name, f"is no variable that a rule may set{nearest(name, rungs.VARIABLES)}", name)
+        elif name in rungs.FOLDERS and value != rungs.OWN:
+            inner.complain(name, f'must be "{rungs.OWN}": a folder of the run')
         elif not isinstance(value, str) or not value.removeprefix("+") or len(value) > _MAX_VALUE or "\n" in value:
             inner.complain(name, f"must be a text of one line, up to {_MAX_VALUE} characters")
         else:

@@ -59,6 +59,9 @@ VARIABLES = frozenset({
     "TORCH_SHOW_CPP_STACKTRACES", "TRANSFORMERS_OFFLINE", "WANDB_MODE",
 })  # fmt: skip
 """Variables that a remedy may set. None of them names a file, a program or a library to load."""
+FOLDERS = frozenset({"TORCH_EXTENSIONS_DIR"})
+"""Those that name a folder: the only value is `OWN`, one of the run that nothing else uses."""
+OWN = "own"
 
 _TIMES = re.compile(r"x\s*(\d{1,9}(?:\.\d{1,9})?)")
 _AT_LEAST = re.compile(r"at-least\s+(\d{1,9}(?:\.\d{1,9})?)")

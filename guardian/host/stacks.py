@@ -4,9 +4,10 @@ Three ways, each for those that the one before got nothing from: the companion's
 hangs in a call, no ptrace needed), py-spy where somebody installed it, and what the kernel shows of every process.
 
 The request is a real-time signal, which ends a process that is not armed for it. It goes only to a process of which
-all of this holds: it, or the rank that it descends from, said in its hello that it is armed; it has the start time
-that was recorded; the kernel shows a handler; it holds the memory that bears its own pid. A stopped process is not
-asked, it could not answer. Slow: seconds. Call it in a thread of its own.
+all of this holds: it, or the rank that it descends from, said in its hello that it is armed, or no rank has said hello
+yet (a start that hangs); it has the start time that was recorded; the kernel shows a handler; it holds the memory that
+bears its own pid, which is made where the handler is. A stopped process is not asked, it could not answer. Slow:
+seconds. Call it in a thread of its own.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Looked:
     kind: str
     rank: int | None
     armed: bool
-    """Whoever speaks for it said so; the process itself is still to be looked at."""
+    """Whoever speaks for it said so, or nobody speaks yet; the process itself is still to be looked at."""
     state: str | None
     waits: str | None
 
@@ -95,12 +96,14 @@ def _looked(tree: tuple[Process, ...], ranks: tuple[Rank, ...]) -> list[Looked]:
         rank.pid: rank for rank in ranks if rank.pid in present and present[rank.pid].start_ticks == rank.start_ticks
     }
     above = {pid for rank in known for pid in _line(rank, present)} - known.keys()
-    found = [_look(process, known, present, above=above) for process in tree]
+    found = [_look(process, known, present, above=above, unheard=not ranks) for process in tree]
     found.sort(key=lambda one: (one.kind != "rank", one.rank is None))
     return found[:PROCESSES_MOST]
 
 
-def _look(process: Process, known: Mapping[int, Rank], present: Mapping[int, Process], *, above: set[int]) -> Looked:
+def _look(
+    process: Process, known: Mapping[int, Rank], present: Mapping[int, Process], *, above: set[int], unheard: bool
+) -> Looked:
     rank = next((known[pid] for pid in (process.pid, *_line(process.pid, present)) if pid in known), None)
     if rank is None:
         kind = "launcher" if process.pid in above else "process"
@@ -111,7 +114,7 @@ def _look(process: Process, known: Mapping[int, Rank], present: Mapping[int, Pro
         process=process,
         kind=kind,
         rank=rank.rank if rank else None,
-        armed=rank is not None and rank.armed and now is not None and now.state not in stacks.STANDS_STILL,
+        armed=(rank.armed if rank else unheard) and now is not None and now.state not in stacks.STANDS_STILL,
         state=now.state if now else None,
         waits=waits(process.pid) if now else None,
     )

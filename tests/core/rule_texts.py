@@ -59,6 +59,18 @@ limits = { nofile = "hard" }
 [[try]]
 env = { GUARDIAN_SHARING_STRATEGY = "file_system" }
 """)
+LOCK = rule(r"""
+id = "lock"
+class = "hang_no_output"
+title = "It waits for a lock"
+role = "cause"
+[match]
+any = [{ log = 'waits' }]
+[[try]]
+env = { TORCH_EXTENSIONS_DIR = "own" }
+[[try]]
+give_up = "It still waits."
+""")
 NETWORK = rule(r"""
 id = "network"
 class = "network"

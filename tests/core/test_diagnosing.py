@@ -472,6 +472,17 @@ def test_a_hang_names_the_rank_that_the_others_wait_for():
     assert "no step has been made for 61 s" == cause(attempt(-15, steps=9, **told | {"stacks": ()})).evidence[0].text
 
 
+def test_a_start_that_waits_for_a_build_is_told_from_other_hangs():
+    """By the file of PyTorch in which its stack stands."""
+    frames = (Frame("/x/site-packages/torch/utils/file_baton.py", 49, "wait"), Frame("/x/train.py", 3, "main"))
+    waits = Stack(10, 1, "process", None, "python", "faulthandler", frames=frames, digest="a", state="S")
+    stop = ev.StopBegun(1, "nothing has been heard", (10,), silent="start-up", silent_s=61.0)
+    found = cause(attempt(-15, stop=stop, stop_wall=20.0, stacks=(ev.StacksTaken(1, (waits,), 21.0),)))
+
+    assert ("hang_no_output", "build_lock") == judged(found)[:2]
+    assert found.evidence[0].text.startswith("process python (pid 10) stands in wait at file_baton.py:49")
+
+
 def test_what_survives_sigkill_is_unkillable():
     """Whatever it was ended for; nothing is started beside it."""
     left = ev.TreeEnded(1, ("11 python train.py",), unkillable=True)

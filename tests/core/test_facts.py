@@ -124,7 +124,7 @@ def test_every_fact_that_is_computed_is_in_the_table():
     assert all(fact.about and fact.unit and fact.source and fact.when_unknown for fact in FACTS.values())
     texts = {name for name, value in known(full).items() if isinstance(value, str)}
     assert texts | {"oom_victim"} == {name for name, fact in FACTS.items() if fact.unit == TEXT}
-    assert {"disk_read_only", "exit_seen", "resumed", "gradient_checkpointing"} == {
+    assert {"build_lock", "disk_read_only", "exit_seen", "resumed", "gradient_checkpointing"} == {
         name for name, fact in FACTS.items() if fact.unit == YES
     }
 

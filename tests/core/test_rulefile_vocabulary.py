@@ -201,6 +201,15 @@ def test_the_line_of_a_key_in_an_inner_table_is_its_own():
     assert told.startswith(f"f:{text[: text.index('PATH')].count(chr(10)) + 1}: variant[2].try[1].env.PATH: ")
 
 
+def test_a_folder_is_only_ever_one_of_the_run():
+    """A rule file says no path."""
+    text = FULL.replace('name = "other"', 'name = "other"\n[[variant.try]]\nenv = { TORCH_EXTENSIONS_DIR = "/tmp" }')
+    (told,) = read(text)[1]
+
+    assert 'must be "own": a folder of the run' in told
+    assert read(text.replace("/tmp", "own"))[1] == []
+
+
 def test_rules_that_ask_for_rules_are_held_together_by_the_loader():
     """A name that no rule has, and a ring, are complaints."""
 

@@ -75,6 +75,27 @@ def test_a_stopped_rank_is_found_and_a_silent_start_of_thrice_its_budget_is_left
 
 
 @pytest.mark.long
+def test_the_lock_of_a_build_that_died_is_left_where_it_is_and_another_folder_is_taken(hanging, tmp_path):
+    """PyTorch waits for it without end, at every start; it may be another machine's, so it is not removed."""
+    lock = tmp_path / "extensions/extension/lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    env = {"TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+    guarded = hanging({"do": "wait for a build"}, policy="silence.startup_s = 20\n", env=env)
+
+    assert 0 == guarded.run(), guarded.shown()[-4000:]
+
+    report = guarded.report()
+    first, second = report["attempts"]
+    assert ("finished", STEPS, "build_lock") == (report["outcome"], report["steps_done"], first["cause"]["variant"])
+    assert "wait at file_baton.py" in first["cause"]["evidence"][0]["text"]
+    (edit,) = [edit for edit in second["edits"] if edit["knob"] == "TORCH_EXTENSIONS_DIR"]
+    assert str(tmp_path / "extensions") == edit["old"]
+    assert edit["new"].startswith(str(tmp_path / "guardian_runs"))
+    assert lock.exists()
+
+
+@pytest.mark.long
 def test_a_rank_that_spins_in_c_is_found_by_its_stack(hanging):
     """It computes, so it is not idle; it stands at the same place each time."""
     evidence, stop = hung_once(hanging({"do": "spin", "step": 15, "attempt": 1}, policy=BUDGETS, command=LONGER), 20)

@@ -118,6 +118,16 @@ def test_ranks_and_what_they_forked_tell_where_they_stand(job, tmp_path):
     assert first.pid == found[0].pid
 
 
+def test_a_start_that_hangs_is_asked_before_any_rank_has_spoken(job, tmp_path):
+    """What holds its own memory for stacks is armed; the other one is let be, and lives."""
+    armed, other = job(ARM + SLEEPS), job(SLEEPS)
+    found = by_pid(stacks.collect(whole(armed, other), [], tmp_path, GENEROUS_S))
+
+    assert ("faulthandler", "sleeps_here") == (found[armed.pid].source, inner(found[armed.pid]))
+    assert ("proc", ()) == (found[other.pid].source, found[other.pid].frames)
+    assert processes.alive(other.identity)
+
+
 def test_a_rank_that_spins_in_c_and_holds_the_interpreter_tells_it(job, tmp_path):
     """In three looks it stands at the same place."""
     spinning = job(ARM + SPINS)

@@ -18,7 +18,7 @@ ARGV = (
     "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2", "--save_steps", "10",
     "--dataloader_num_workers", "8", "--dataloader_prefetch_factor", "4",
 )  # fmt: skip
-RULES = {one.id: one for one in (rules.MEMORY, rules.SHM, rules.FILES, rules.NETWORK, rules.FULL)}
+RULES = {one.id: one for one in (rules.MEMORY, rules.SHM, rules.FILES, rules.NETWORK, rules.FULL, rules.LOCK)}
 PATIENT = replace(DEFAULT, silence=Silence(minimum_s=1e9, startup_s=1e9, evaluation_s=1e9))
 """It hears of suspicions only: silence alone ends nothing."""
 TERMS = Terms(
@@ -99,6 +99,17 @@ def test_the_halving_goes_on_until_one_and_then_the_next_rung_comes():
     assert [("4", "4"), ("2", "8"), ("1", "16"), ("1", "16")] == sizes
     assert "true" == value(plan, "gradient_checkpointing")
     assert ("device_batch halved: device_batch is at its floor of 1",) == plan.skipped
+
+
+def test_a_folder_of_its_own_lies_in_the_run_and_is_tried_once():
+    """Nothing that other jobs use is touched."""
+    plan = planned(first(), fails("lock"))
+
+    assert ("TORCH_EXTENSIONS_DIR", "/runs/r1/torch_extensions_dir") in plan.env
+    assert ("TORCH_EXTENSIONS_DIR", None, "/runs/r1/torch_extensions_dir") in {
+        (e.knob, e.old, e.new) for e in plan.edits
+    }
+    assert "It still waits." in told(first(), fails("lock"), plan, ev.Launched(0, 1, 1), fails("lock")).reason
 
 
 def test_a_batch_that_the_job_brought_back_is_not_the_one_to_keep():

@@ -29,10 +29,8 @@ def harm(trainer_class):
         del trainer_class._inner_training_loop  # which keeps transformers 4 from taking it out of the checkpoint
     if "show the rows" in names:
         show_rows(trainer_class)
-    if "never leave" in names:
-        never_leave()
-    if "begin late" in names:
-        begin_late()
+    for name in AT_THE_START.keys() & names:
+        AT_THE_START[name]()
     for one in todo:
         if one["do"] in SLOW:
             SLOW[one["do"]](trainer_class, one["seconds"])
@@ -44,6 +42,14 @@ def begin_late():
     import time
 
     time.sleep(15)
+
+
+def wait_for_a_build():
+    """As PyTorch does where it needs an extension; the lock is there, as a build that was killed leaves it."""
+    from torch.utils.cpp_extension import _get_build_directory
+    from torch.utils.file_baton import FileBaton
+
+    FileBaton(os.path.join(_get_build_directory("extension", verbose=False), "lock")).wait()
 
 
 def never_leave():
@@ -121,6 +127,7 @@ def skip_slowly(trainer_class, seconds):
     slowly(sys.modules["transformers.trainer"], "skip_first_batches", seconds)
 
 
+AT_THE_START = {"never leave": never_leave, "begin late": begin_late, "wait for a build": wait_for_a_build}
 SLOW = {
     "start slowly": lambda trainer_class, seconds: slowly(trainer_class, "__init__", seconds),
     "evaluate slowly": lambda trainer_class, seconds: slowly(trainer_class, "prediction_step", seconds),
