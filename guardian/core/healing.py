@@ -226,7 +226,19 @@ def _refusal(patient: Patient, settings: Mapping[str, Value], new: Mapping[str, 
     if patient.adapter is None:
         return "the command is of no framework that guardian can edit"
     written: Written = patient.adapter.write(patient.argv, settings)
-    return next((f"{knob} cannot be set: {why}" for knob, why in written.refused if knob in new), None)
+    refused = (*written.refused, *_told_fixed(patient))
+    return next((f"{knob} cannot be set: {why}" for knob, why in refused if knob in new), None)
+
+
+def _told_fixed(patient: Patient) -> tuple[tuple[str, str], ...]:
+    """The batch, where the trainer has told that its arguments do not make it: words of the command do not either.
+
+    A DeepSpeed file that repeats the arguments is the adapter's affair: it is followed by a copy.
+    """
+    hello = next((a.hello for a in reversed(patient.run.attempts) if a.hello), None)
+    told = dict(hello.fixed) if hello is not None else {}
+    batch = [(knob, told[knob]) for knob in ("device_batch", "accumulation") if knob in told]
+    return tuple((knob, why) for knob, why in batch if "DeepSpeed" not in why)
 
 
 def _variables(rung: Rung, given: Mapping[str, str], folder: str) -> Iterator[tuple[str, str]]:

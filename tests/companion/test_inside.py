@@ -38,14 +38,14 @@ def arguments(**more):
     return SimpleNamespace(**(given | more))
 
 
-def trainer(place="transformers.trainer"):
-    """One whose data loader is made by code of that module."""
+def trainer(place="transformers.trainer", kind="Trainer"):
+    """One of that name, whose data loader is made by code of that module."""
 
     def get_train_dataloader():
         raise NotImplementedError
 
     get_train_dataloader.__module__ = place
-    return SimpleNamespace(get_train_dataloader=get_train_dataloader)
+    return type("Mine", (type(kind, (SimpleNamespace,), {}),), {})(get_train_dataloader=get_train_dataloader)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,8 @@ def test_a_parser_that_reads_other_words_tells_nothing_of_the_command_line(watch
         (arguments(), trainer("__main__"), 4, "makes its own data loader"),
         (arguments(), trainer(), 8, "the data loader makes batches of 8 rows, and the arguments say 4"),
         (arguments(auto_find_batch_size=True), trainer(), 4, "auto_find_batch_size"),
+        (arguments(), trainer(kind="CustomKTOTrainer"), 4, "KL term"),
+        (arguments(), trainer("swift.trainers.mixin", "EmbeddingTrainer"), 4, "each other's negatives"),
         (arguments(num_generations=8), trainer(), 4, "answers that are generated"),
         (arguments(accelerator_config=SimpleNamespace(split_batches=True)), trainer(), None, "split_batches"),
         (arguments(deepspeed_plugin=1), trainer(), 4, "accelerate's DeepSpeed settings repeat it"),

@@ -132,6 +132,19 @@ def test_what_cannot_be_changed_inside_is_refused_with_the_reason_that_the_train
     assert {"gradient_checkpointing": True} == asked(plan)["arguments"]["set"]
 
 
+OWN_LOADER = "MyTrainer makes its own data loader (__main__), which need not follow the arguments"
+
+
+@pytest.mark.parametrize("why, refused", [(OWN_LOADER, True), ("the DeepSpeed configuration gives its own", False)])
+def test_a_batch_that_the_arguments_do_not_make_is_not_changed_by_flags_either(why, refused):
+    """The accumulation alone would change; a DeepSpeed file is followed by a copy."""
+    fixed = (("accumulation", why), ("device_batch", why))
+    plan = decided(attempt(takes_resume=True, fixed=fixed), ended("memory"), argv=FLAGS).planned
+
+    assert refused is (f"device_batch halved: device_batch cannot be set: {why}" in plan.skipped)
+    assert refused is ("8" == plan.argv[plan.argv.index("--per_device_train_batch_size") + 1])
+
+
 @pytest.mark.parametrize("knob, new", [("dtype", "bfloat16"), ("max_length", 512), ("ddp_timeout", 60)])
 def test_what_is_settled_before_the_trainer_is_made_is_refused(knob, new):
     """Each with its own reason."""

@@ -125,7 +125,9 @@ def test_a_resume_names_the_checkpoint_against_its_own_search(said, moved):
     assert Edit("resume_from", None, CKPT, "resume") == edits[0]
 
 
-@pytest.mark.parametrize("stage, refused", [("ppo", True), ("rm", True), ("sft", False), ("dpo", False), ("pt", False)])
+@pytest.mark.parametrize(
+    "stage, refused", [("ppo", True), ("rm", True), ("kto", True), ("sft", False), ("dpo", False), ("pt", False)]
+)
 def test_stages_whose_batch_means_more_are_not_changed(stage, refused):
     """The reason is told."""
     argv = words(f"llamafactory-cli train x.yaml stage={stage}")

@@ -1,5 +1,7 @@
 """A user's own script with TrainingArguments: known by its arguments, whatever starts it."""
 
+import json
+
 import pytest
 
 from guardian.core import commandline
@@ -127,6 +129,17 @@ def test_accelerates_file_says_how_many_ranks():
         ("--gradient_accumulation_steps 2", {}, False),
         ("--deepspeed_config_file ds.json", {"ds.json": {"gradient_accumulation_steps": 2}}, True),
         ("--deepspeed_config_file missing.json", {}, True),
+        ("--deepspeed_config_file ds.json", {"ds.json": {"zero_optimization": {"stage": 2}}}, True),
+        (
+            "--deepspeed_config_file ds.json",
+            {"ds.json": {"gradient_accumulation_steps": "auto", "train_micro_batch_size_per_gpu": 4}},
+            True,
+        ),
+        (
+            "--deepspeed_config_file ds.json",
+            {"ds.json": {"gradient_accumulation_steps": "auto", "train_batch_size": "auto"}},
+            False,
+        ),
     ],
 )
 def test_an_accumulation_that_accelerate_repeats_is_not_changed_alone(options, files, refused):
@@ -248,6 +261,51 @@ def test_what_weakens_the_proof_is_named(name):
 
 def test_one_process_with_several_devices_is_warned_of():
     """The trainer would split each batch over them and multiply it."""
-    found = adapter(f"python train.py {ARGS}", {"CUDA_VISIBLE_DEVICES": "0,1"}).spec.findings
+    spec = adapter(f"python train.py {ARGS}", {"CUDA_VISIBLE_DEVICES": "0,1"}).spec
 
-    assert ["data-parallel"] == [finding.id for finding in found]
+    assert ["data-parallel"] == [finding.id for finding in spec.findings]
+    assert (None, None) == (spec.effective_batch, spec.knob("world_size"))
+
+
+@pytest.mark.parametrize(
+    "given", ["--split_batches true", '--accelerator_config {"split_batches":true}', "--accelerator_config a.json"]
+)
+def test_batches_that_are_split_over_the_ranks_are_not_multiplied_by_them(given):
+    """The device batch is then that of all ranks; it is left alone."""
+    text = f"torchrun --nproc_per_node 2 train.py {ARGS} {given}"
+    made = adapter(text, files={"a.json": {"split_batches": True}})
+
+    assert None is made.spec.effective_batch
+    assert "device_batch" in dict(made.write(words(text), {"device_batch": 2}).refused)
+    harmless = text.replace("true", "false").replace("a.json", "b.json")
+    assert 16 == adapter(harmless, files={"b.json": {"split_batches": False}}).spec.effective_batch
+
+
+@pytest.mark.parametrize(
+    "start", ["trl grpo", "trl rloo", "trl kto", "python train.py --num_generations 8", "python x.py --rlhf_type kto"]
+)
+def test_a_batch_that_means_more_than_its_rows_is_not_changed(start):
+    """Answers are generated for a prompt together, and KTO takes its KL term from the micro batch."""
+    argv = words(f"{start} {ARGS}")
+
+    assert ["device_batch"] == [knob for knob, _ in adapter(" ".join(argv)).write(argv, {"device_batch": 2}).refused]
+
+
+DS = {"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": "auto"}
+
+
+def test_a_deepspeed_file_without_an_accumulation_is_given_the_one_that_is_written():
+    """DeepSpeed takes 1 where it is left out, whatever the command says."""
+    argv = words("python train.py --output_dir out --per_device_train_batch_size 4 --deepspeed ds.json")
+    new = adapter(" ".join(argv), files={"ds.json": DS}).write(argv, {"device_batch": 2})
+
+    assert 2 == json.loads(dict(new.overlays)["ds.json"])["gradient_accumulation_steps"]
+
+
+def test_a_deepspeed_file_without_an_accumulation_beside_one_in_the_command_is_told_and_left_alone():
+    """Which of the two counts differs by version."""
+    argv = words(f"python train.py {ARGS} --deepspeed ds.json")
+    made = adapter(" ".join(argv), files={"ds.json": DS})
+
+    assert ["deepspeed-mismatch"] == [one.id for one in made.spec.findings]
+    assert "device_batch" in dict(made.write(argv, {"device_batch": 2}).refused)

@@ -214,11 +214,22 @@ def test_rows_are_held_under_sequence_parallelism():
 
 
 @pytest.mark.parametrize(
-    "method, refused", [("grpo", True), ("ppo", True), ("gkd", True), ("dpo", False), ("kto", False)]
+    "method, refused",
+    [
+        ("rlhf --rlhf_type grpo", True),
+        ("rlhf --rlhf_type ppo", True),
+        ("rlhf --rlhf_type gkd", True),
+        ("rlhf --rlhf_type kto", True),
+        ("rlhf --rlhf_type dpo", False),
+        ("rlhf", False),
+        ("sft --task_type embedding", True),
+        ("sft --task_type reranker", True),
+        ("sft --task_type seq_cls", False),
+    ],
 )
-def test_a_batch_that_is_tied_to_generated_answers_is_not_changed(method, refused):
-    """The other knobs are."""
-    argv = words(f"swift rlhf --rlhf_type {method} --model m --per_device_train_batch_size 8")
+def test_a_batch_that_means_more_than_its_rows_is_not_changed(method, refused):
+    """Generated answers, a KL term and negatives are taken from the micro batch. The other knobs are changed."""
+    argv = words(f"swift {method} --model m --per_device_train_batch_size 8")
     new = adapter(" ".join(argv)).write(argv, {"device_batch": 4, "workers": 0})
 
     assert refused is ("device_batch" in dict(new.refused))
@@ -256,8 +267,35 @@ def test_a_preset_of_deepspeed_is_no_file():
 )
 def test_what_ends_or_surprises_a_training_is_found(given, finding):
     """Before it is started; the harmless neighbours of each are not."""
-    files = {"ds.json": {"train_micro_batch_size_per_gpu": 2, "train_batch_size": "auto"}}
+    files = {
+        "ds.json": {
+            "train_micro_batch_size_per_gpu": 2, "train_batch_size": "auto", "gradient_accumulation_steps": "auto",
+        }
+    }  # fmt: skip
     harmless = "--torch_dtype float32 --fp16 false --warmup_ratio 0.1 --warmup_steps 0 --deepspeed ds.json"
 
     assert [finding] == [f.id for f in adapter(f"swift sft --model m {given}", files=files).spec.findings]
     assert () == adapter(f"swift sft --model m {harmless} --per_device_train_batch_size 2", files=files).spec.findings
+
+
+@pytest.mark.parametrize(
+    "given, accumulation, effective",
+    [
+        ("", 1, 4),
+        ("--gradient_accumulation_steps 2", 2, 8),
+        ("--gradient_accumulation_steps 2 --sequence_parallel_size 2", 2, 8),
+    ],
+)
+def test_grpo_has_rules_of_its_own(given, accumulation, effective):
+    """Accumulation left out is 1 (rlhf_args.py), and is multiplied by the ranks that share a row (grpo_trainer.py)."""
+    spec = adapter(f"swift rlhf --rlhf_type grpo --model m --per_device_train_batch_size 4 {given}", CARDS_8).spec
+
+    assert (accumulation, 8 * effective, ()) == (spec.knob("accumulation"), spec.effective_batch, spec.findings)
+
+
+def test_the_ranks_that_an_unreadable_file_may_set_are_unknown():
+    """Its ENV may say them; what stands outside wins over it."""
+    said = "--per_device_train_batch_size 4 --gradient_accumulation_steps 2"
+
+    assert None is adapter(f"swift sft c.yaml {said}").spec.effective_batch
+    assert 64 == adapter(f"swift sft c.yaml {said}", CARDS_8).spec.effective_batch

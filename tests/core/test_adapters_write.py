@@ -169,7 +169,8 @@ def test_a_deepspeed_file_with_numbers_of_its_own_is_followed_by_a_copy():
 
 def test_a_deepspeed_file_that_leaves_the_numbers_to_the_command_is_used_as_it_is():
     """No copy where nothing in it would change."""
-    auto = {"train_micro_batch_size_per_gpu": "auto", "train_batch_size": "auto", "zero_optimization": {"stage": 1}}
+    numbers = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps")
+    auto = {**dict.fromkeys(numbers, "auto"), "zero_optimization": {"stage": 1}}
     given = "sft --per_device_train_batch_size 8 --deepspeed ds.json"
 
     assert () == write(given, {"device_batch": 4}, files={"ds.json": auto}).overlays

@@ -60,7 +60,7 @@ def fixed(trainer, args, loader_batch):
     own = own_loader(trainer)
     found = dict.fromkeys(LOADER, own) if own else {}
     try:
-        why = own or fixed_batch(args, loader_batch)
+        why = own or over_rows(trainer) or fixed_batch(args, loader_batch)
     except Exception as error:
         why = f"what it stands on cannot be read ({type(error).__name__}: {str(error)[:WORD_MOST]})"
     return dict(found, device_batch=why, accumulation=why) if why else found
@@ -72,6 +72,16 @@ def own_loader(trainer):
     if place.partition(".")[0] in READERS:
         return None
     return f"{type(trainer).__name__} makes its own data loader ({place}), which need not follow the arguments"
+
+
+def over_rows(trainer):
+    """Why another split of the batch would give another loss."""
+    kinds = [kind.__name__ for kind in type(trainer).__mro__]
+    if any("KTOTrainer" in kind for kind in kinds):
+        return "KTO takes its KL term from the rows of a micro batch"
+    if any(kind in ("EmbeddingTrainer", "RerankerTrainer") for kind in kinds):
+        return "the rows of a micro batch are each other's negatives"
+    return None
 
 
 def fixed_batch(args, loader_batch):

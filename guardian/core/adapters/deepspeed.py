@@ -1,6 +1,7 @@
 """The numbers of a DeepSpeed file that repeat the command's, kept equal to them in a copy.
 
-transformers refuses to start where they differ (integrations/deepspeed.py, fill_match); `auto` repeats nothing.
+transformers refuses to start where they differ (integrations/deepspeed.py, fill_match); `auto` repeats nothing. An
+accumulation that is left out is 1 for DeepSpeed, whatever the command says; which of the two counts differs by version.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from guardian.core.values import dataclass
 from guardian.errors import UserError
 
 PRESETS = frozenset({"zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"})
+
+
+ACCUMULATION = "gradient_accumulation_steps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,9 @@ def with_numbers(
     old: dict[str, Any] = json.loads(file.text)
     new: dict[str, Any] = json.loads(file.text)
     _put(new, "train_micro_batch_size_per_gpu", device_batch)
-    _put(new, "gradient_accumulation_steps", accumulation)
+    if left_out(file) and isinstance(accumulation, int) and accumulation > 1:
+        new[ACCUMULATION] = accumulation
+    _put(new, ACCUMULATION, accumulation)
     known = isinstance(device_batch, int) and isinstance(accumulation, int)
     total = int(device_batch or 0) * int(accumulation or 0) * ranks if known and ranks is not None else "auto"
     _put(new, "train_batch_size", total)
@@ -62,10 +68,22 @@ def with_numbers(
 def differing(file: Overlaid, device_batch: Value, accumulation: Value, ranks: int | None) -> tuple[str, ...]:
     """The names whose numbers are not the command's; nothing is said of what is unknown."""
     old: dict[str, Any] = json.loads(file.text)
-    now = {"train_micro_batch_size_per_gpu": device_batch, "gradient_accumulation_steps": accumulation}
+    now = {"train_micro_batch_size_per_gpu": device_batch, ACCUMULATION: accumulation}
     if isinstance(device_batch, int) and isinstance(accumulation, int) and ranks is not None:
         now["train_batch_size"] = device_batch * accumulation * ranks
     return tuple(name for name, new in now.items() if new is not None and old.get(name, "auto") not in ("auto", new))
+
+
+def left_out(file: Overlaid) -> bool:
+    """Whether the file says nothing of the accumulation."""
+    return ACCUMULATION not in json.loads(file.text)
+
+
+def why_fixed(file: Overlaid | None, accumulation: Value) -> str | None:
+    """Why the batch must stay as it is under this file; None: it need not."""
+    if file is None or not left_out(file) or accumulation in (None, 1):
+        return None
+    return f"{file.name} leaves {ACCUMULATION} out, and whether DeepSpeed follows the command differs by version"
 
 
 def _inside(content: dict[str, Any], part: str) -> dict[str, Any]:

@@ -138,11 +138,20 @@ def conflicts(words: Words) -> list[Finding]:
 
 
 def _other_numbers(file: Overlaid, device_batch: Value, accumulation: Value, ranks: int | None) -> list[Finding]:
+    left_out = deepspeed.why_fixed(file, accumulation)
+    if left_out is not None:
+        return [Finding("deepspeed-mismatch", "warning", left_out, f'write "{deepspeed.ACCUMULATION}": "auto" there')]
     names = deepspeed.differing(file, device_batch, accumulation, ranks)
     if not names:
         return []
     what = f"{file.name} has its own {' and '.join(names)}, and not the command's: transformers refuses to start"
     return [Finding("deepspeed-mismatch", "warning", what, 'write "auto" there')]
+
+
+KTO = "KTO takes its KL term from the rows of a micro batch"
+NEGATIVES = "the rows of a micro batch are each other's negatives"
+GENERATED = "the batch is tied to the number of answers that are generated per prompt"
+"""Why a device batch means more than how many rows there are: another split is another loss."""
 
 
 def is_on(words: Words, name: str) -> bool:

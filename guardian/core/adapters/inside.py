@@ -51,7 +51,7 @@ ABOUT = About(
     dry=("several trainings in one command: the checkpoint goes to the one that made it", "FSDP, several nodes"),
     refused=(
         "the batch, where the trainer has a data loader of its own or DeepSpeed's configuration gives numbers",
-        "the batch under `auto_find_batch_size` and `split_batches`, and of GRPO",
+        "the batch under `auto_find_batch_size` and `split_batches`, and of GRPO, KTO, embeddings and rerankers",
         "`dtype`, `max_length`, `ddp_timeout`: settled before the trainer is made",
         "everything, without the companion or without transformers' Trainer: watched and started again only",
     ),

@@ -236,8 +236,11 @@ def _accelerate(
         return "unknown"
 
 
+REPEATED = ("gradient_accumulation_steps", "train_micro_batch_size_per_gpu", "train_batch_size")
+
+
 def own_accumulation(command: Command, env: Mapping[str, str], read_config: ReadConfig) -> bool:
-    """Whether accelerate's DeepSpeed settings repeat the accumulation, so that the script's cannot be changed alone."""
+    """Whether accelerate's DeepSpeed settings repeat the batch, so that the script's cannot be changed alone."""
     if command.launcher != "accelerate":
         return False
     path = accelerates_file(command, env)
@@ -246,11 +249,13 @@ def own_accumulation(command: Command, env: Mapping[str, str], read_config: Read
         inner = content.get("deepspeed_config")
         settings = dict(inner) if isinstance(inner, Mapping) else {}
         path = _option(command, "deepspeed_config_file") or settings.get("deepspeed_config_file")
-        settings |= read_config(str(path)) if path else {}
+        # accelerate writes a 1 where the file leaves the accumulation out (DeepSpeedPlugin.__post_init__).
+        settings |= {"gradient_accumulation_steps": 1, **read_config(str(path))} if path else {}
     except UserError:
         return True
     given = _option(command, "gradient_accumulation_steps") if "--use_deepspeed" in command.options else None
-    return (given or settings.get("gradient_accumulation_steps", "auto")) != "auto"
+    settings |= {"gradient_accumulation_steps": given} if given else {}
+    return any(settings.get(name, "auto") != "auto" for name in REPEATED)
 
 
 def _product(factors: Mapping[str, str], findings: list[Finding]) -> int | None:

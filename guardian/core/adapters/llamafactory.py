@@ -28,6 +28,7 @@ NAMES: hf.Names = {**hf.NAMES, "max_length": "cutoff_len"}
 DEFAULTS: dict[str, Value] = {**hf.DEFAULTS, "gradient_checkpointing": True, "max_length": 2048}
 TIED = {
     "ppo": "PPO ties the batch to the rows that it generates",
+    "kto": hf.KTO,
     "rm": "a reward model's loss pairs the rows of a batch; whether it is the same in other splits is not measured",
 }
 """Stages whose batch is not touched."""
@@ -43,8 +44,8 @@ ABOUT = About(
         "killed with the newest checkpoint damaged; out of memory: the device batch halved, the accumulation doubled",
         "a loss that is no number: gone on from before it with a lower learning rate",
     ),
-    dry=("flags without a file, several nodes, `dpo`, `kto`, `pt`",),
-    refused=("device batch and accumulation of PPO and of reward models",),
+    dry=("flags without a file, several nodes, `dpo`, `pt`",),
+    refused=("device batch and accumulation of PPO, of KTO and of reward models",),
 )
 
 
@@ -121,21 +122,22 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Ll
         FAMILY, argv, words, values, absent, {**DEFAULTS, "output_dir": None}, findings,
         launcher="torchrun" if world != 1 else "python", interpreter=command.interpreter, file=ds,
     )  # fmt: skip
-    return LlamaFactory(spec, command, file, words.config, _tongue(words), ds)
+    fixed = deepspeed.why_fixed(ds, spec.knob("accumulation"))
+    return LlamaFactory(spec, command, file, words.config, _tongue(words, fixed), ds)
 
 
 _NO_CHECKPOINTING = "disable_gradient_checkpointing"
 _PRECISIONS = (("pure_bf16", "bfloat16"), ("bf16", "bfloat16"), ("fp16", "float16"))
 
 
-def _tongue(words: Words) -> Tongue:
+def _tongue(words: Words, fixed_by_file: str | None) -> Tongue:
     # Its own switch, the other way round, decides (model/model_utils/checkpointing.py).
     own = {"max_length": "cutoff_len", "gradient_checkpointing": _NO_CHECKPOINTING}
     names = {**WRITTEN, "dtype": "bf16", **own}
     if words.text("warmup_ratio") is not None:
         names["warmup_ratio"] = "warmup_ratio"
     tied = TIED.get(words.text("stage") or "")
-    fixed = hf.fixed_batch(tied or hf.without_own_search(words))
+    fixed = hf.fixed_batch(tied or hf.without_own_search(words) or fixed_by_file)
     if hf.is_on(words, "pure_bf16"):
         fixed += (("dtype", "--pure_bf16 holds the weights themselves in bfloat16"),)
     return Tongue(tuple(names.items()), fixed=fixed, dtype=("bf16", "fp16"), inverted=("gradient_checkpointing",))

@@ -148,9 +148,7 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Me
         launcher="torchrun" if {"NPROC_PER_NODE", "NNODES"} & asked.keys() else "python", ranks_per_row=sharing,
     )  # fmt: skip
     writable = {knob: name for knob, name in names.items() if knob in ("device_batch", "workers", "learning_rate")}
-    tied = (
-        f"--rlhf_type {words.text('rlhf_type')} ties the batch" if words.text("rlhf_type") in ("grpo", "gkd") else None
-    )
+    tied = {"grpo": hf.GENERATED, "gkd": hf.GENERATED, "kto": hf.KTO}.get(words.text("rlhf_type") or "")
     tongue = Tongue(
         tuple({**writable, "max_length": "max_length"}.items()), fixed=hf.fixed_batch(tied), implied_accumulation=True
     )

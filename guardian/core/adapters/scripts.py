@@ -7,6 +7,7 @@ alone, as HfArgumentParser takes it, becomes flags once it is edited: beside a f
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 
@@ -20,6 +21,7 @@ from guardian.core.adapters.writing import WRITTEN, Settings, Tongue, Written
 from guardian.core.events import Edit
 from guardian.core.job import Finding, JobSpec, ReadConfig, Value
 from guardian.core.values import dataclass
+from guardian.errors import UserError
 
 Argv = tuple[str, ...]
 
@@ -33,6 +35,7 @@ TELLING = frozenset({
 TRL_VERBS = frozenset({"sft", "dpo", "kto", "reward", "rloo", "grpo"})
 TRL_DEFAULTS: dict[str, Value] = {"learning_rate": None, "gradient_checkpointing": None, "dtype": None}
 """Those of TRL's own that differ by version and by verb: unknown here, told by the job itself."""
+GENERATING = ("num_generations", "generation_batch_size", "steps_per_generation")
 LENGTHS = ("max_seq_length", "max_length", "model_max_length", "block_size", "cutoff_len")
 PRECISIONS = (("bf16", "bfloat16"), ("fp16", "float16"))
 
@@ -55,7 +58,8 @@ ABOUT = About(
     ),
     dry=("`deepspeed`, several nodes, FSDP, transformers 4",),
     refused=(
-        "the batch under `auto_find_batch_size`, which sets it by itself",
+        "the batch under `auto_find_batch_size`, which sets it by itself, and where `split_batches` shares it out",
+        "the batch of GRPO, RLOO, PPO and KTO, and where the trainer says that arguments do not make it (see below)",
         "a warm-up share or a length that the command does not name: the script may not know it",
     ),
 )
@@ -70,6 +74,7 @@ ABOUT_TRL = About(
         "under `torchrun` too: the newest checkpoint damaged, then out of memory; under `accelerate launch`: NaN",
     ),
     dry=("the other methods",),
+    refused=("the batch of `grpo` and `rloo`, tied to the answers per prompt, and of `kto`",),
 )
 
 
@@ -166,7 +171,12 @@ def _understood(
     if dtype is not None:
         values["dtype"] = dtype
         absent.discard("dtype")
-    findings += _several_devices(command, asked)
+    several = _several_devices(command, asked)
+    findings += several
+    split = _split_batches(words, read_config)
+    if several or split:
+        # Nobody knows here what the trainer makes of the batch; it tells once it runs.
+        values["world_size"] = None
     file = deepspeed.read(words.text("deepspeed"), read_config, findings)
     defaults = {**hf.DEFAULTS, **(TRL_DEFAULTS if trl else {})}
     spec = hf.job(
@@ -174,6 +184,7 @@ def _understood(
         launcher="accelerate" if trl else command.launcher, interpreter=command.interpreter, file=file,
     )  # fmt: skip
     tied = _OWN_ACCUMULATION if launchers.own_accumulation(command, asked, read_config) else None
+    tied = tied or split or _tied(words, command, trl=trl) or deepspeed.why_fixed(file, spec.knob("accumulation"))
     tongue = _tongue(words, length, tied or hf.without_own_search(words))
     return Script(spec, command, words.config, _lone_file(words.rest) is not None, tongue, file)
 
@@ -197,7 +208,7 @@ def _tells(words: Words) -> bool:
     return given >= 2 or (given == 1 and words.text("output_dir") is not None)
 
 
-_OWN_ACCUMULATION = "accelerate's DeepSpeed settings repeat the accumulation; write auto there"
+_OWN_ACCUMULATION = "accelerate's DeepSpeed settings repeat the batch; write auto there"
 
 
 def _tongue(words: Words, length: str | None, fixed: str | None) -> Tongue:
@@ -206,6 +217,26 @@ def _tongue(words: Words, length: str | None, fixed: str | None) -> Tongue:
         # transformers 5 has lost the option; where it stands, it is known.
         names["warmup_ratio"] = "warmup_ratio"
     return Tongue(tuple(names.items()), fixed=hf.fixed_batch(fixed), dtype=tuple(p[0] for p in PRECISIONS))
+
+
+def _tied(words: Words, command: Command, *, trl: bool) -> str | None:
+    """Why another split of the batch would be another training."""
+    method = command.head[-1] if trl else words.text("rlhf_type")
+    if method == "kto":
+        return hf.KTO
+    generated = method in ("grpo", "rloo", "ppo") or any(words.text(name) is not None for name in GENERATING)
+    return hf.GENERATED if generated else None
+
+
+def _split_batches(words: Words, read_config: ReadConfig) -> str | None:
+    """Why the batch must stay, where it is that of all ranks; accelerate's settings are a file or JSON."""
+    given = words.text("accelerator_config") or "{}"
+    try:
+        asked = json.loads(given) if given.lstrip().startswith("{") else read_config(given)
+    except (UserError, ValueError):
+        asked = {}
+    on = hf.is_on(words, "split_batches") or (isinstance(asked, Mapping) and asked.get("split_batches") is True)
+    return "the batch is split over the ranks (split_batches)" if on else None
 
 
 def _dtype(words: Words) -> str | None:

@@ -44,8 +44,12 @@ OTHER_LEARNING_RATE = 1e-4
 """For every tuner but `full`."""
 SHARING = ("sequence_parallel_size", "deepspeed_autotp_size")
 """Ranks that work on the same rows."""
-ROLLED_OUT = frozenset({"grpo", "ppo", "gkd"})
-"""Methods that generate their rows: the batch is tied to how many are generated for each prompt."""
+TIED = {
+    **{("rlhf_type", method): f"--rlhf_type {method}: {hf.GENERATED}" for method in ("grpo", "ppo", "gkd")},
+    ("rlhf_type", "kto"): hf.KTO,
+    **{("task_type", task): hf.NEGATIVES for task in ("embedding", "reranker", "generative_reranker")},
+}
+"""Options under which the device batch is not to be changed, each with the reason."""
 
 ABOUT = About(
     title="ms-swift",
@@ -55,8 +59,8 @@ ABOUT = About(
         "`--config` (version 3); `swift/cli/sft.py` under a launcher of yours."
     ),
     fills_in=(
-        "Accumulation: `max(1, ceil(16 / batch / ranks))`, which is written out once the device batch is changed. "
-        "Ranks that share rows (`sequence_parallel_size`) count once."
+        "Accumulation: `max(1, ceil(16 / batch / ranks))`, and 1 for GRPO; it is written out once the device batch is "
+        "changed. Ranks that share rows (`sequence_parallel_size`) count once, but under GRPO, which accumulates more."
     ),
     resumes="The checkpoint, the versioned folder that the job named, and no new version of it (`add_version`).",
     proved=(
@@ -66,7 +70,10 @@ ABOUT = About(
         "`guardian stop`, both versions: saved, and nothing left behind",
     ),
     dry=("`swift pt`, `swift rlhf`, sequence parallelism, DeepSpeed presets, several nodes",),
-    refused=("device batch and accumulation of GRPO, PPO and GKD, which are tied to the answers generated per prompt",),
+    refused=(
+        "device batch and accumulation of GRPO, PPO and GKD, which are tied to the answers generated per prompt",
+        "those of KTO, embeddings and rerankers, whose loss is taken over the micro batch",
+    ),
 )
 
 
@@ -130,12 +137,12 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Sw
     appended = tuple(token for name, values in pairs or () for token in (f"--{name}", *values))
     words = Words(_expanded(command.rest, appended), None if pairs is None else config)
     asked = {**words.environment(), **command.environment(env)}
-    world = _ranks(command, asked, read_config, findings)
+    world = _ranks(command, asked, read_config, findings, unread=words.config is None)
     given = command.launcher not in ("direct", "python") or bool({"NPROC_PER_NODE", "NNODES"} & asked.keys())
     values, absent = hf.read(words, NAMES, world, findings, world_given=given)
     file = deepspeed.read(words.text("deepspeed"), read_config, findings)
     defaults = _defaults(words, values)
-    if "accumulation" in absent and words.config is not None:
+    if "accumulation" in absent and words.config is not None and not _grpo(words):
         findings += _rounded(values.get("device_batch", defaults["device_batch"]), defaults["accumulation"], world)
     if words.text("torch_dtype") == "float32" and words.text("fp16") is None and words.text("bf16") is None:
         what = "--torch_dtype float32 alone makes swift train in mixed precision, fp16"
@@ -147,7 +154,9 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Sw
     )  # fmt: skip
     tongue = Tongue(
         tuple({**WRITTEN, "warmup_ratio": "warmup_ratio", "max_length": "max_length", "dtype": "torch_dtype"}.items()),
-        fixed=hf.fixed_batch(_tied(words) or hf.without_own_search(words)),
+        fixed=hf.fixed_batch(
+            _tied(words) or hf.without_own_search(words) or deepspeed.why_fixed(file, spec.knob("accumulation"))
+        ),
         persistent_matters=False,
         dtype=("bf16", "fp16"),
     )
@@ -171,9 +180,13 @@ def _behind_verb(command: Command, argv: Argv) -> Command | None:
     return command if inside and inside[2] in VERBS else None
 
 
-def _ranks(command: Command, env: Mapping[str, str], read_config: ReadConfig, findings: list[Finding]) -> int | None:
+def _ranks(
+    command: Command, env: Mapping[str, str], read_config: ReadConfig, findings: list[Finding], *, unread: bool
+) -> int | None:
     if command.launcher not in ("direct", "python") or "RANK" in env:
         return launchers.ranks(command, env, read_config, findings)
+    if unread and not {"NPROC_PER_NODE", "NNODES"} & env.keys():
+        return None  # its ENV may say how many
     world = 1
     for name in ("NPROC_PER_NODE", "NNODES"):
         text = env.get(name, "1")
@@ -192,7 +205,7 @@ def _defaults(words: Words, given: Mapping[str, Value]) -> dict[str, Value]:
         **DEFAULTS,
         "learning_rate": LEARNING_RATES.get(tuner, OTHER_LEARNING_RATE),
         "output_dir": _output_dir(words),
-        "accumulation": _accumulation(device_batch, given["world_size"]),
+        "accumulation": 1 if _grpo(words) else _accumulation(device_batch, given["world_size"]),
     }
     if given.get("workers", DEFAULTS["workers"]) == 0:
         del filled["prefetch"]
@@ -223,9 +236,14 @@ def _output_dir(words: Words) -> str | None:
     return f"output/{model.rstrip('/').rpartition('/')[2]}" if model else None
 
 
+def _grpo(words: Words) -> bool:
+    return words.text("rlhf_type") == "grpo"
+
+
 def _sharing(words: Words) -> int:
     product = 1
-    for name in SHARING:
+    # GRPO accumulates as many times more as ranks share a row (grpo_trainer.py): the rows are those of all ranks.
+    for name in SHARING[1:] if _grpo(words) else SHARING:
         text = words.text(name) or "1"
         product *= int(text) if re.fullmatch(r"[1-9]\d{0,5}", text) else 1
     return product
@@ -233,7 +251,4 @@ def _sharing(words: Words) -> int:
 
 def _tied(words: Words) -> str | None:
     """Why the batch must stay as it is."""
-    method = words.text("rlhf_type")
-    if method not in ROLLED_OUT:
-        return None
-    return f"--rlhf_type {method} ties the batch to the number of answers that are generated per prompt"
+    return next((why for (name, value), why in TIED.items() if words.text(name) == value), None)
