@@ -66,6 +66,7 @@ def view(run: Run, number: int) -> View:
     keeper, known = identities(attempt)
     save_steps = attempt.hello.save_steps if attempt.hello else None
     walls = [step.wall for step in itertools.islice(reversed(attempt.steps), do.RATE_OVER)][::-1]
+    whole = max(attempt.checkpoints, key=lambda one: one.step, default=None)
     return View(
         mark=wire.mark(run.created.run, number),
         keeper=keeper,
@@ -73,6 +74,7 @@ def view(run: Run, number: int) -> View:
         ranks=tuple(rank.pid for rank in attempt.ranks),
         step_wall=attempt.step_wall,
         next_save_s=next_save_s(save_steps, attempt.last_step, walls),
+        saved=whole.path if whole is not None and attempt.phase != "save" else None,
     )
 
 

@@ -139,6 +139,7 @@ class Supervisor:
 
     def _housekeeping(self) -> None:
         self._book.keep_up()
+        self._watching.miss()
         attempt = self.run.attempt
         if self.run.gpu_baseline and not isinstance(self.run.state, stands.Finished):
             self._watching.watch_gpus()  # a guardian that takes over before a launch has none yet

@@ -136,6 +136,11 @@ class Watching:
             silent_s, given = self._book.terms.policy.gpu.silent_s, outlook.environment
             self.probe = gpus.Probe(run.created.run, self._book.post, silent_s=silent_s, environment=given)
 
+    def miss(self) -> None:
+        """What has fallen silent among those who watch is told."""
+        if self.sampler is not None:
+            self.sampler.miss()
+
     def hear_gpus(self, event: ev.GpusSeen | ev.GpuFault) -> None:
         """Readings belong to the latest attempt; a fault is told once."""
         book, attempt = self._book, self._book.run.attempt

@@ -67,6 +67,12 @@ FACTS = {
         _SAMPLED,
         "while it does not fill, or in the first half minute",
     ),
+    "inodes_gone_in_s": Fact(
+        "time until no more files can be made on the disk, at the rate of the last hour",
+        "seconds",
+        _SAMPLED,
+        "while they do not become fewer, or in the first half minute",
+    ),
     "disk_read_only": Fact(
         "whether a file system that the run writes to can only be read",
         YES,

@@ -8,8 +8,8 @@ from guardian.core.forecasting import in_words, rough
 from guardian.core.hostfacts import Window
 
 NAMES = (
-    "disk_free_mib", "disk_full_in_s", "inodes_free", "load", "memory_full_in_s", "memory_limit_mib", "memory_used_mib",
-    "shm_free_mib", "tree_peak_mib", "tree_pss_mib", "worker_pss_mib",
+    "disk_free_mib", "disk_full_in_s", "inodes_free", "inodes_gone_in_s", "load", "memory_full_in_s",
+    "memory_limit_mib", "memory_used_mib", "shm_free_mib", "tree_peak_mib", "tree_pss_mib", "worker_pss_mib",
 )  # fmt: skip
 GIB = 1024
 LOW_MIB = 1024

@@ -195,7 +195,9 @@ def _short(value: float | None) -> float | None:
 
 LEAST = frozenset({"disk_free_mib", "host_available_mib", "inodes_free", "shm_free_mib"})
 """Of these the least in the window counts: a job that died gives back what it held."""
-LAST = frozenset({"disk_full_in_s", "disk_read_only", "load", "memory_limit_mib", "memory_full_in_s"})
+LAST = frozenset({
+    "disk_full_in_s", "disk_read_only", "inodes_gone_in_s", "load", "memory_full_in_s", "memory_limit_mib",
+})  # fmt: skip
 MOST = frozenset({
     "memory_peak_mib", "memory_share", "memory_used_mib", "open_files", "rank_pss_mib", "tree_pss_mib",
     "worker_pss_mib",

@@ -1,4 +1,4 @@
-"""Room, inodes and read-only mounts of the file systems that a run writes to.
+"""Room, inodes and read-only mounts of the file systems that a run writes to, and what a save takes there.
 
 Looked at in a thread of its own: a network file system that does not answer holds up nothing else. What it said long
 ago is no reading any more.
@@ -6,6 +6,7 @@ ago is no reading any more.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -19,10 +20,15 @@ SHM = Path("/dev/shm")  # noqa: S108 - its size, not a file in it
 
 
 class Watch:
-    """Looks at the places now and then; `latest` never waits."""
+    """Looks at the places now and then; `latest` never waits. `saved`: the newest whole checkpoint, measured once."""
 
-    def __init__(self, places: Callable[[], tuple[Path, ...]], every_s: float = EVERY_S) -> None:
+    def __init__(
+        self, places: Callable[[], tuple[Path, ...]], every_s: float = EVERY_S, *,
+        saved: Callable[[], str | None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._places = places
+        self._saved = saved
+        self._measured: tuple[str, float] | None = None
         self._every_s = every_s
         self._stop = threading.Event()
         self._latest: tuple[float, dict[str, float]] = (time.monotonic(), {})
@@ -40,12 +46,30 @@ class Watch:
     def _work(self) -> None:
         while True:
             try:
-                found = look(self._places())
+                found = look(self._places()) | self._of_save()
             except Exception:  # noqa: BLE001 - no reading is better than no thread
                 found = {}
             self._latest = (time.monotonic(), found)
             if self._stop.wait(self._every_s):
                 return
+
+    def _of_save(self) -> dict[str, float]:
+        path = self._saved()
+        if path is None:
+            return {}
+        if self._measured is None or self._measured[0] != path:
+            self._measured = (path, size_mib(path))
+        return {"save_mib": self._measured[1]}
+
+
+def size_mib(folder: str) -> float:
+    """What the files of a folder take; what vanishes meanwhile takes nothing."""
+    sizes = []
+    for base, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append(os.lstat(os.path.join(base, name)).st_size)
+    return sum(sizes) / MIB
 
 
 def look(places: tuple[Path, ...]) -> dict[str, float]:

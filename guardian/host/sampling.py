@@ -1,8 +1,8 @@
 """Looks at what a job's processes and its host do, about once a second, in a thread of its own.
 
 It only observes: it posts what a person should know and keeps the rest in metrics.jsonl, ten seconds a line. What costs
-much (the tree's marks, page tables) is looked at the more seldom the longer it takes: none of it takes more than half a
-hundredth of a core. Whatever goes wrong here ends the looking, is said once, and concerns nobody else.
+much (the tree's marks, page tables) is looked at the more seldom the longer it takes: none of it takes more than 1/400
+of a core. Whatever goes wrong here ends the looking, is said once, and concerns nobody else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from guardian.core import events as ev
-from guardian.core import forecasting, hostfacts, victims, wire
+from guardian.core import figures, forecasting, hostfacts, victims, wire
 from guardian.core.hostfacts import Member, Sample, Window
 from guardian.core.values import dataclass
 from guardian.host import cgroups, filesystems, kernellog, metricsfile, processes, processmemory
@@ -25,10 +25,14 @@ from guardian.host import cgroups, filesystems, kernellog, metricsfile, processe
 EVERY_S = 1.0
 TREE_EVERY_S = 2.0
 MEMORY_EVERY_S = 3.0
-SHARE = 1 / 200
+SHARE = 1 / 400
 """Of one core's time, for each of the costly looks."""
 STALE_S = 60.0
 """So long before a job's last word an earlier guardian's last window says nothing of its end."""
+SILENT_S = 60.0
+"""A look that takes longer does not come back."""
+MISSES = 20
+"""So often at least it must have been missed: a guardian that was itself stopped has missed none."""
 LAST_S = 10
 """So long before the end is what its facts are of; a window lasts no less than a second."""
 GIVEN_S = 15.0
@@ -40,6 +44,7 @@ HISTORY = 360
 WARN_S = 2 * 3600.0
 """A disk that is full so soon is told of."""
 RISES_MOST = 100
+SOURCE = "figures of the host"
 LARGEST = {victims.WORKER: "worker_pss_mib", victims.RANK: "rank_pss_mib"}
 """Series of the process of a role that has most."""
 
@@ -56,6 +61,8 @@ class View:
     step_wall: float | None = None
     """When a step was last finished."""
     next_save_s: float | None = None
+    saved: str | None = None
+    """The newest whole checkpoint; None also while another is being written."""
 
 
 class _Pace:
@@ -120,8 +127,13 @@ class Sampler:
         """The last that were written."""
         self._peak_mib: float | None = None
         self._disk_left: deque[forecasting.Point] = deque(maxlen=HISTORY)
+        self._inodes_left: deque[forecasting.Point] = deque(maxlen=HISTORY)
         self._memory_left: deque[forecasting.Point] = deque(maxlen=HISTORY)
+        self._saved: str | None = None
         self._disk: filesystems.Watch | None = None
+        self._looks = 0
+        self._missed = (0, 0, time.monotonic())
+        """Looks when they were last counted, how often no further one had come since, and since when."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"samples-{attempt}", daemon=True)
         self._thread.start()
@@ -131,6 +143,19 @@ class Sampler:
         now = time.monotonic()
         with self._lock:
             self._given.update({name: (now, value) for name, value in readings.items()})
+
+    def miss(self) -> None:
+        """Say once that a look does not come back; whoever calls this now and then does not wait for it."""
+        now = time.monotonic()
+        looks, times, since = self._missed
+        if looks != self._looks or not self._thread.is_alive():
+            self._missed = (self._looks, 0, now)
+            return
+        self._missed = (looks, times + 1, since)
+        if times + 1 >= MISSES and now - since >= SILENT_S and "late" not in self._told:
+            self._told.add("late")
+            why = f"a look has not come back for {SILENT_S:.0f} s: a file of the kernel, or a disk, does not answer"
+            self._post(ev.SourceLost(SOURCE, why, self.attempt))
 
     def finish(self, patience_s: float) -> bool:
         """Look a last time, write what is left and stop; False where that took too long."""
@@ -176,7 +201,7 @@ class Sampler:
 
     def _begin(self) -> None:
         """An earlier guardian's windows are gone on from; the last one counts only if the job was silent since."""
-        self._disk = filesystems.Watch(self._places)
+        self._disk = filesystems.Watch(self._places, saved=lambda: self._saved)
         self._kernel = kernellog.KernelLog() if kernellog.our_pids() else None
         windows = metricsfile.windows(self._path)
         self._machine = None if windows else cgroups.machine_kills()
@@ -189,6 +214,7 @@ class Sampler:
             self._recent.extend(windows)
 
     def _look(self) -> None:
+        self._looks += 1
         now = time.time()
         gone = self._look_at_tree()
         held = cgroups.memory()
@@ -198,7 +224,7 @@ class Sampler:
             return  # not begun, or over: what is free now is not what the job had
         readings = {
             **self._fresh(),
-            **((self._disk.latest() if self._disk else None) or {}),
+            **self._of_disk(),
             **_of_memory(held),
             **self._of_tree(),
             "load": os.getloadavg()[0],
@@ -206,8 +232,17 @@ class Sampler:
         sample = Sample(now, hostfacts.readable(readings), self._tree, self._cgroup)
         self._window = hostfacts.joined(self._window, hostfacts.window(sample))
         self._watch_mounts(readings)
+        self._watch_room(readings)
         if hostfacts.is_full(self._window):
             self._write()
+
+    def _of_disk(self) -> dict[str, float]:
+        found = self._disk.latest() if self._disk else None
+        if found is None and "disk-late" not in self._told:
+            self._told.add("disk-late")
+            why = "a file system that the run writes to has not answered for a minute"
+            self._post(ev.SourceLost("room on the disk", why, self.attempt))
+        return found or {}
 
     def _fresh(self) -> dict[str, float]:
         now = time.monotonic()
@@ -230,6 +265,7 @@ class Sampler:
 
     def _found(self, memory: Mapping[int, float | None]) -> tuple[Member, ...]:
         view = self._view()
+        self._saved = view.saved
         found = processes.tree(view.keeper, view.mark, view.known)
         seen = [
             victims.Seen(
@@ -302,37 +338,52 @@ class Sampler:
 
     def _remember(self, one: Window) -> None:
         """For forecasts, and for what is asked of the whole attempt."""
-        pss, disk, used, limit = (
-            one.span(name) for name in ("tree_pss_mib", "disk_free_mib", "memory_used_mib", "memory_limit_mib")
+        pss, disk, inodes, used, limit = (
+            one.span(name)
+            for name in ("tree_pss_mib", "disk_free_mib", "inodes_free", "memory_used_mib", "memory_limit_mib")
         )
         if pss is not None:
             self._peak_mib = max(self._peak_mib or 0.0, pss.most)
         if disk is not None:
             self._disk_left.append((one.until, disk.last))
+        if inodes is not None:
+            self._inodes_left.append((one.until, inodes.last))
         if used is not None and limit is not None:
             self._memory_left.append((one.until, limit.last - used.last))
 
     def _with_forecasts(self, one: Window) -> Window:
         told = {
             "disk_full_in_s": forecasting.empty_in_s(tuple(self._disk_left)),
+            "inodes_gone_in_s": forecasting.empty_in_s(tuple(self._inodes_left)),
             "memory_full_in_s": forecasting.empty_in_s(tuple(self._memory_left)),
         }
         known = {name: value for name, value in told.items() if value is not None}
-        self._warn(one, known.get("disk_full_in_s"))
+        self._warn(one, "disk_free_mib", known.get("disk_full_in_s"), "{:.0f} MiB are free")
+        self._warn(one, "inodes_free", known.get("inodes_gone_in_s"), "{:.0f} more files can be made in it")
         if not known:
             return one
         return hostfacts.joined(
             one, hostfacts.window(Sample(one.until, hostfacts.readable(known), one.tree, one.cgroup))
         )
 
-    def _warn(self, one: Window, full_in_s: float | None) -> None:
-        free = one.span("disk_free_mib")
+    def _warn(self, one: Window, name: str, full_in_s: float | None, left: str) -> None:
+        free = one.span(name)
         if full_in_s is None or free is None or full_in_s > 2 * WARN_S:
-            self._told.discard("disk")
-        elif full_in_s <= WARN_S and "disk" not in self._told:
-            self._told.add("disk")
+            self._told.discard(name)
+        elif full_in_s <= WARN_S and name not in self._told:
+            self._told.add(name)
             words = forecasting.in_words(full_in_s, self._view().next_save_s)
-            self._post(ev.Noted(f"the disk that the run writes to fills up: {free.last:.0f} MiB are free, {words}"))
+            self._post(ev.Noted(f"the disk that the run writes to fills up: {left.format(free.last)}, {words}"))
+
+    def _watch_room(self, readings: Mapping[str, float]) -> None:
+        """What is freed when a save rotates the oldest one away comes only after it."""
+        free, save = readings.get("disk_free_mib"), readings.get("save_mib")
+        if free is not None and save is not None and free < save and "save" not in self._told:
+            self._told.add("save")
+            told = (
+                f"{figures.size(free)} are free where the run writes, and the last checkpoint has {figures.size(save)}"
+            )
+            self._post(ev.Noted(f"the next save may find no room: {told}"))
 
     def _watch_mounts(self, readings: Mapping[str, float]) -> None:
         if readings.get("disk_read_only") == 1.0 and "read-only" not in self._told:
@@ -344,7 +395,7 @@ class Sampler:
     def _say_blind(self, why: str) -> None:
         if "blind" not in self._told:
             self._told.add("blind")
-            self._post(ev.SourceLost("figures of the host", why, self.attempt))
+            self._post(ev.SourceLost(SOURCE, why, self.attempt))
 
 
 def _life_sign(folder: Path) -> float:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -191,6 +192,54 @@ def test_what_breaks_in_it_is_said_once_and_troubles_nobody(watched):
     assert ("figures of the host", 1) == (lost.source, lost.attempt)
     assert "ZeroDivisionError" in lost.why
     assert watched.job.tree()
+
+
+def test_a_look_that_does_not_come_back_is_said_once_while_the_job_lives(watched, monkeypatch):
+    """As one at a process whose memory the kernel does not let go: nobody waits for it, and it is told."""
+    monkeypatch.setattr(sampling, "SILENT_S", 0.2)
+    gate = threading.Event()
+    watched.start(sys.executable, "-c", FORKS, "1", "0")
+    watched.job.said("rank")
+    watched.finish()
+    watched.view = lambda: gate.wait(600) and View(watched.job.mark, None, frozenset())
+    watched.watch()
+    until(lambda: watched.sampler.miss() or watched.posted, "a word of it")
+    for _ in range(2 * sampling.MISSES):
+        watched.sampler.miss()
+    gate.set()
+
+    (lost,) = watched.posted
+    assert isinstance(lost, ev.SourceLost)
+    assert ("figures of the host", True) == (lost.source, "has not come back" in lost.why)
+
+
+def test_looks_that_come_are_not_missed(watched, monkeypatch):
+    """However seldom they are asked for, or long ago."""
+    monkeypatch.setattr(sampling, "SILENT_S", 0.0)
+    watched.start(sys.executable, "-c", FORKS, "1", "0")
+    seen = []
+    until(lambda: seen.append(watched.sampler.miss()) or watched.sampler._looks > 3, "some looks")
+    watched.finish()
+    for _ in range(2 * sampling.MISSES):
+        watched.sampler.miss()
+
+    assert [] == watched.posted
+
+
+def test_a_next_save_that_finds_no_room_is_told_once(watched):
+    """The newest whole checkpoint is larger than what is free: told before it is tried."""
+    saved = watched.job.folder / "checkpoint-10" / "global_step10"
+    saved.mkdir(parents=True)
+    (saved / "weights").touch()
+    os.truncate(saved / "weights", 1 << 42)  # a hole: it has the size and takes no room
+    watched.view = lambda: View(watched.job.mark, watched.job.keeper.identity, frozenset(), saved=str(saved.parent))
+    watched.start(sys.executable, "-c", FORKS, "1", "0")
+    until(lambda: watched.posted, "a word of it")
+    watched.finish()
+
+    (noted,) = watched.posted
+    assert noted.text.startswith("the next save may find no room: ")
+    assert noted.text.endswith("and the last checkpoint has 4096.0 GiB")
 
 
 def test_a_file_that_cannot_be_written_is_said_once(watched, monkeypatch):
