@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -21,8 +22,8 @@ def started(tmp_path):
     """Starts a run that is left alone; nothing of it outlives the test."""
     made = []
 
-    def start(*words):
-        guarded = Guarded(tmp_path, *WORDED, *words)
+    def start(*words, job=WORDED):
+        guarded = Guarded(tmp_path, *job, *words)
         made.append(guarded)
         return guarded.start()
 
@@ -151,6 +152,23 @@ def test_a_living_run_has_the_keys_of_its_contract(started):
     assert (ATTEMPT, CERTIFICATE) == (ATTEMPT & set(report["attempts"][0]), CERTIFICATE & set(report["certificate"]))
     assert {"run": "r1", "now": "asked", "outcome": None, "exit_code": None} == told(guarded, "stop", "r1")
     assert 75 == guarded.wait()
+
+
+def test_the_countdown_of_a_silence_shows_in_status(started):
+    """One of two ranks stands still at a step: how long nothing has happened, how long that may last, and where."""
+    guarded = started("spin", "out", job=(sys.executable, str(JOBS / "standing.py")))
+    guarded.until_step(15, attempt=1)
+    lines, rows = [], []
+
+    def silent(_):
+        rows[:] = told(guarded, "status")["runs"]
+        lines[:] = guarded.call("status").stdout.splitlines()
+        return rows[0]["silence_left_s"] < 58
+
+    guarded.until("two silent seconds", silent)
+
+    assert ("running", "training", 60) == tuple(rows[0][key] for key in ("state", "silence_phase", "silence_budget_s"))
+    assert re.search(r"^r1: running, attempt 1, step 1[56] of 20, silent for \d+ of 60 s \(training\)", lines[0])
 
 
 def test_a_run_that_is_over_has_the_keys_of_its_contract(started):
