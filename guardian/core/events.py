@@ -472,6 +472,8 @@ class Hello:
     pin_memory: bool | None = None
     eval_batch: int | None = None
     gradient_checkpointing: bool | None = None
+    local_world: int | None = None
+    """Of the ranks those on this machine."""
     armed: bool | None = None
     """It prints its stacks when asked (core/wire.py, STACKS)."""
     optimizer: str | None = None

@@ -139,6 +139,7 @@ def _hello(said: _Said) -> tuple[Heard, ...]:
         eval_batch=said.maybe_whole("eval_batch"),
         gradient_checkpointing=said.maybe_flag("gradient_checkpointing"),
         armed=said.maybe_flag("armed"),
+        local_world=said.maybe_whole("local_world"),
         optimizer=said.maybe_text("optimizer"),
         argv=tuple(word for word in said.maybe_list("argv") if isinstance(word, str)),
         launcher=said.maybe_text("launcher"),

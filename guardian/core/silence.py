@@ -118,9 +118,11 @@ def _heard(attempt: Attempt, policy: Policy) -> Standing | None:
     if trained(attempt):
         over = (end.wall for end in attempt.training_ends)
         return _standing(TEARDOWN, allowed.teardown_s, attempt.step_wall, attempt.printed_wall, *over)
-    if len(attempt.hellos) < attempt.world:
-        return None  # they may be elsewhere, and the phase is told by rank 0
     begun = max(hello.wall for hello in attempt.hellos)
+    if len(attempt.hellos) < attempt.world:
+        if any(hello.local_world != attempt.world for hello in attempt.hellos):
+            return None  # they may be on other machines, and the phase is told by rank 0
+        return _standing(STARTUP, allowed.startup_s, attempt.step_wall, attempt.printed_wall, begun)
     if attempt.phase == "eval":
         return _standing(EVALUATION, allowed.evaluation_s, attempt.step_wall, attempt.evaluated_wall, begun)
     if attempt.phase == "save":
@@ -224,7 +226,7 @@ def _hung(where: Standing, seen: float, sign: str) -> Hung:
 
 
 _SILENT = {
-    STARTUP: "it has started, and nothing has been heard or printed",
+    STARTUP: "it starts, and no rank has told or printed anything",
     SKIPPING: "its training loop has begun, and no step has been made",
     FIRST_STEPS: "its training loop has begun, and no step has been made",
     TRAINING: "no step has been made",

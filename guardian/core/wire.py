@@ -58,7 +58,8 @@ COMPANION_KNOBS = frozenset({
 # Heartbeat lines: one JSON object per line, appended with one write each, with "v" (WIRE_VERSION on the hello),
 # "t" (wall seconds) and "ev":
 #   hello   once per training loop and rank, from on_train_begin: pid, rank, local_rank, world, step, max_steps,
-#           device_batch (the micro batch that the trainer really uses on this rank), batch_argument (the argument),
+#           local_world (ranks on this machine, or null), device_batch (the micro batch that the trainer really uses on
+#           this rank), batch_argument (the argument),
 #           accumulation, data_parallel (world size that multiplies the batch), effective_batch (their product),
 #           steps_per_epoch, save_steps, logging_steps, learning_rate (argument), output_dir (absolute), the trainer's
 #           class (trainer), the checkpoint or null (resumed_from), and versions, an object of python, torch,

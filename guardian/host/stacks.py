@@ -85,7 +85,7 @@ class Looked:
     kind: str
     rank: int | None
     armed: bool
-    """Whoever speaks for it said so, or nobody speaks yet; the process itself is still to be looked at."""
+    """Whoever speaks for it said so, or nobody does, as at the start; the process itself is still to be looked at."""
     state: str | None
     waits: str | None
 
@@ -96,13 +96,14 @@ def _looked(tree: tuple[Process, ...], ranks: tuple[Rank, ...]) -> list[Looked]:
         rank.pid: rank for rank in ranks if rank.pid in present and present[rank.pid].start_ticks == rank.start_ticks
     }
     above = {pid for rank in known for pid in _line(rank, present)} - known.keys()
-    found = [_look(process, known, present, above=above, unheard=not ranks) for process in tree]
+    again = {rank.pid for rank in ranks} - known.keys()  # numbers that were given again
+    found = [_look(process, known, present, above=above, unasked=again) for process in tree]
     found.sort(key=lambda one: (one.kind != "rank", one.rank is None))
     return found[:PROCESSES_MOST]
 
 
 def _look(
-    process: Process, known: Mapping[int, Rank], present: Mapping[int, Process], *, above: set[int], unheard: bool
+    process: Process, known: Mapping[int, Rank], present: Mapping[int, Process], *, above: set[int], unasked: set[int]
 ) -> Looked:
     rank = next((known[pid] for pid in (process.pid, *_line(process.pid, present)) if pid in known), None)
     if rank is None:
@@ -110,11 +111,12 @@ def _look(
     else:
         kind = "rank" if rank.pid == process.pid else "child"
     now = processes.find(process.identity)
+    may = rank.armed if rank else kind == "process" and process.pid not in unasked
     return Looked(
         process=process,
         kind=kind,
         rank=rank.rank if rank else None,
-        armed=(rank.armed if rank else unheard) and now is not None and now.state not in stacks.STANDS_STILL,
+        armed=may and now is not None and now.state not in stacks.STANDS_STILL,
         state=now.state if now else None,
         waits=waits(process.pid) if now else None,
     )

@@ -76,7 +76,9 @@ def test_ranks_that_torchrun_starts_are_told_apart(tmp_path):
 
     assert 0 == code, done.output
     assert ["heartbeat.0.jsonl", "heartbeat.1.jsonl"] == sorted(path.name for path in (tmp_path / "attempt").iterdir())
-    assert [(0, 0), (1, 1)] == [(hello["rank"], hello["local_rank"]) for hello in hellos]
+    assert [(0, 0, 2), (1, 1, 2)] == [
+        tuple(hello[key] for key in ("rank", "local_rank", "local_world")) for hello in hellos
+    ]
     assert {1: 4, 2: 4} == done.steps("halves", "rows", 1)
 
 

@@ -27,7 +27,7 @@ def test_a_hello_says_what_the_trainer_really_runs(many):
     assert hello["optimizer"].startswith("adamw_torch")
     assert ["job.py", "plan.json"] == [Path(word).name for word in hello.pop("argv")]
     assert hello == {
-        "ev": "hello", "v": 1, "pid": hello["pid"], "rank": 0, "local_rank": 0, "world": 1,
+        "ev": "hello", "v": 1, "pid": hello["pid"], "rank": 0, "local_rank": 0, "world": 1, "local_world": 1,
         "step": 0, "max_steps": 8, "steps_per_epoch": 4, "save_steps": 4, "logging_steps": 1, "learning_rate": 5e-05,
         "device_batch": 8, "batch_argument": 8, "accumulation": 2, "data_parallel": 1, "effective_batch": 16,
         "output_dir": str(many.folder / "whole"), "trainer": "Trainer", "resumed_from": None,

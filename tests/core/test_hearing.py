@@ -46,6 +46,7 @@ HELLO = {
     "gradient_checkpointing": False,
     "precision": "bfloat16",
     "armed": True,
+    "local_world": 2,
     "optimizer": "adamw_torch",
     "argv": ["train.py", "--x", 1],
     "launcher": "torchrun",
@@ -107,6 +108,7 @@ def test_a_hello_is_heard_with_everything_it_says():
             eval_batch=8,
             gradient_checkpointing=False,
             precision="bfloat16",
+            local_world=2,
             armed=True,
             optimizer="adamw_torch",
             argv=("train.py", "--x"),
@@ -122,7 +124,7 @@ def test_a_hello_is_heard_with_everything_it_says():
 
 def test_a_hello_of_an_older_companion_leaves_unknown_what_it_does_not_say():
     """Unknown is not zero, and not off."""
-    new = ("device", "workers", "prefetch", "pin_memory", "eval_batch", "gradient_checkpointing", "armed", "optimizer",
+    new = ("local_world", "device", "workers", "prefetch", "pin_memory", "eval_batch", "gradient_checkpointing", "armed", "optimizer",
            "launcher", "training", "takes_resume", "save_total_limit", "batch_argument")  # fmt: skip
     (hello,) = heard({name: value for name, value in HELLO.items() if name not in new})
 

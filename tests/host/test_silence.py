@@ -108,6 +108,18 @@ def test_a_rank_that_spins_in_an_evaluation_is_found_though_the_evaluation_may_l
 
 
 @pytest.mark.long
+def test_a_rank_that_never_begins_its_training_is_found_by_the_budget_of_the_start(silent):
+    """The other one said hello, and waits for it. Which rank it is nobody said; where it stands is told."""
+    short = POLICY.replace("startup_s = 300", f"startup_s = {BUDGET_S}")
+    guarded = silent(sys.executable, str(JOBS / "standing.py"), "mute", "out", policy=short)
+    assert 0 == guarded.run(), guarded.shown()[-6000:]
+
+    groups = found(guarded, "start-up")
+    assert ["all_reduce"] == [inner[0] for _, _, inner in ranks(groups)]
+    assert "never_begins" in [one.frames[0].function for one in groups if one.kind == "process" and one.frames]
+
+
+@pytest.mark.long
 def test_a_printed_error_after_which_nothing_comes_is_the_cause(silent, tmp_path):
     """A lost batch of a data loader that /dev/shm does not hold: the line decides, and it is not called a hang."""
     row = json.dumps({"query": "a" * 480, "response": "b" * 480})

@@ -128,6 +128,16 @@ def test_a_start_that_hangs_is_asked_before_any_rank_has_spoken(job, tmp_path):
     assert processes.alive(other.identity)
 
 
+def test_a_rank_that_has_not_spoken_is_asked_beside_those_that_have(job, tmp_path):
+    """At the start, where the others wait for it: it holds its own memory for stacks."""
+    heard, late = job(ARM + SLEEPS), job(ARM + SLEEPS)
+    found = by_pid(stacks.collect(whole(heard, late), [rank(0, heard)], tmp_path, GENEROUS_S))
+
+    assert ("process", "faulthandler", "sleeps_here") == (
+        found[late.pid].kind, found[late.pid].source, inner(found[late.pid]),
+    )  # fmt: skip
+
+
 def test_a_rank_that_spins_in_c_and_holds_the_interpreter_tells_it(job, tmp_path):
     """In three looks it stands at the same place."""
     spinning = job(ARM + SPINS)

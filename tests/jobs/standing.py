@@ -3,7 +3,8 @@
     python standing.py HOW OUT
 
 The first attempt stands still after some steps, the second one trains to its end. HOW: `spin` in one call of C that
-holds the interpreter; `redraw` a progress bar every half second without a step; `evaluate` that spins in an evaluation.
+holds the interpreter; `redraw` a progress bar every half second without a step; `evaluate` in an evaluation, where it
+spins; `mute` before its training begins.
 """
 
 import json
@@ -50,10 +51,13 @@ class Rank:
 
     def train(self, how):
         """Say hello, step together with the other rank, and say the end."""
+        prints_its_stacks = armed()
+        if how == "mute" and self.attempt == 1 and self.rank == 1:
+            never_begins()
         self.tell(
-            "hello", v=1, pid=os.getpid(), rank=self.rank, world=WORLD, step=0, max_steps=STEPS, device_batch=1,
+            "hello", v=1, pid=os.getpid(), rank=self.rank, world=WORLD, local_world=WORLD, step=0, max_steps=STEPS, device_batch=1,
             accumulation=1, data_parallel=WORLD, effective_batch=WORLD, output_dir=self.out, trainer="Standing",
-            armed=armed(),
+            armed=prints_its_stacks,
         )  # fmt: skip
         for step in range(1, STEPS + 1):
             self.all_reduce()
@@ -99,6 +103,11 @@ def spins_in_c():
     sum(range(10**14))
 
 
+def never_begins():
+    """As one that waits for a lock."""
+    time.sleep(100_000)
+
+
 def redraws():
     """A bar that comes alive twice a second and gets nowhere."""
     while True:
@@ -107,7 +116,7 @@ def redraws():
         time.sleep(0.5)
 
 
-STANDS = {"spin": spins_in_c, "redraw": redraws, "evaluate": lambda: None}
+STANDS = {"spin": spins_in_c, "redraw": redraws, "evaluate": lambda: None, "mute": lambda: None}
 
 if __name__ == "__main__":
     if "RANK" in os.environ:

@@ -179,6 +179,19 @@ def test_a_start_a_first_step_and_a_skip_of_data_are_waited_for_longer():
         assert isinstance(decision(*idle), do.BeginStop)
 
 
+def test_a_rank_that_never_gets_as_far_as_its_training_is_waited_for_as_long_as_a_start():
+    """Where all are said to be on this machine: the others wait for it. Steps and prints are signs of life."""
+    late = (*tell.launched(), *(replace(one, local_world=2) for one in tell.hello(ranks=2)[:1]))
+    idle = (tell.pause(900), looks(*[look()] * 9, every_s=112))
+
+    assert isinstance(decision(*late, seconds=890), do.Wait)
+    begun = decision(*late, idle)
+    assert isinstance(begun, do.BeginStop)
+    assert "start-up" == begun.silent
+    for sign in (ev.Positions(0, 900, 12), ev.StepDone(0, 0, 1, 8, None, None, None, 0.0)):
+        assert not isinstance(decision(*late, idle[0], sign, idle[1:]), do.BeginStop)
+
+
 def test_a_print_puts_off_the_end_of_a_start():
     """Loading and tokenising tell how far they are; in training a bar that is drawn again is no step."""
     printed = ev.Positions(0, 900, 12)

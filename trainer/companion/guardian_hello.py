@@ -3,6 +3,7 @@
 In the syntax of Python 3.8, on the standard library and what the job has loaded; a failure here never reaches the job.
 """
 
+import os
 import sys
 
 from guardian_telling import known
@@ -14,6 +15,7 @@ def facts(trainer, args, state, model, loader):
         "rank": args.process_index,
         "local_rank": args.local_process_index,
         "world": args.world_size,
+        "local_world": known(local_world, args),
         "step": state.global_step,
         "max_steps": state.max_steps,
         "steps_per_epoch": known(steps_per_epoch, loader, args.gradient_accumulation_steps),
@@ -28,6 +30,12 @@ def facts(trainer, args, state, model, loader):
         "precision": known(precision, trainer, args, model),
         **(known(loader_facts, loader) or {}),
     }
+
+
+def local_world(args):
+    """Ranks on this machine; None where the launcher does not say (torchrun and accelerate, DeepSpeed)."""
+    told = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")
+    return int(told) if told else 1 if args.world_size == 1 else None
 
 
 def model_facts(model):
