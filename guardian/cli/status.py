@@ -1,4 +1,4 @@
-"""`guardian status`: where this user's runs stand, or those of the folders that are named."""
+"""`guardian status`: where this user's runs stand, or those that are named, by folder or by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardian.cli import parsing
+from guardian.cli import choosing, parsing
 from guardian.core import figures
 from guardian.core import run as stands
 from guardian.core.policy import from_tables
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 EXAMPLE = """example:
   guardian status --json
 
-Without a folder: the runs of ./guardian_runs and all others of this user that guardian remembers. With one: the runs in
-it (or the run that it is), which are remembered from then on."""
+Alone: the runs of ./guardian_runs and all others of this user that guardian remembers. With a folder: the runs in it
+(or the run that it is), which are remembered from then on. What is no folder is the name of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,12 @@ class Row:
 def main(argv: list[str]) -> int:
     """Print a line per run, the newest first."""
     options = parsing.parser("status", "List your runs and where they stand.", EXAMPLE)
-    options.add_argument(
-        "folders", nargs="*", type=Path, metavar="DIR", help="a folder of run folders, or a run folder"
-    )
+    options.add_argument("runs", nargs="*", metavar="RUN", help="a run's name or folder, or a folder of run folders")
     parsing.add_run_dir(options)
     parsing.add_json(options)
     chosen = options.parse_args(argv)
-    named = [*chosen.folders, *([chosen.run_dir] if chosen.run_dir is not parsing.RUNS else [])]
-    found = _listed(named) if named else _all()
+    named = chosen.runs or ([chosen.run_dir] if chosen.run_dir is not parsing.RUNS else [])
+    found = _listed(named, chosen.run_dir) if named else _all()
     rows = [_row(folder, remember=bool(named)) for folder in found]
     if chosen.json:
         sys.stdout.write(json.dumps({"runs": [asdict(r) for r in rows]}, indent=1) + "\n")
@@ -83,12 +81,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _listed(named: list[Path]) -> list[RunFolder]:
-    """The runs of these folders; one that is a run folder itself is one."""
+def _listed(named: list[str | Path], run_dir: Path) -> list[RunFolder]:
+    """The runs of these names and folders. Raises UserError for a name that no run has."""
     found: dict[Path, RunFolder] = {}
-    for base in named:
-        for folder in (runs.at(base),) if (base / runs.JOURNAL).is_file() else runs.list_runs(base):
-            found.setdefault(folder.path, folder)
+    for one in named:
+        base = Path(one)
+        if base.is_dir() and not (base / runs.JOURNAL).is_file():
+            folders = runs.list_runs(base)
+        else:
+            folders = (choosing.choose(run_dir, str(one)),)
+        found.update({folder.path: folder for folder in folders if folder.path not in found})
     return list(found.values())
 
 

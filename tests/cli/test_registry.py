@@ -36,6 +36,17 @@ def test_status_lists_the_runs_of_all_folders(behind):
     assert f"({other.run_folder.path})" in one.call("status").stdout
 
 
+def test_status_shows_the_run_that_is_named(behind):
+    """By its name, from anywhere, or by its folder; a name that no run has is no empty list."""
+    one, other = two(behind)
+
+    assert ["other"] == status(one, "other") == status(one, str(other.run_folder.path))
+    assert ["one", "other"] == status(one, "guardian_runs", "other", "one")
+    asked = one.call("status", "onee")
+    assert 2 == asked.returncode
+    assert "did you mean one?" in asked.stderr
+
+
 def test_a_run_is_found_by_its_name_from_another_folder(behind):
     """report, logs and attach; a name that two runs have is asked about."""
     one, other = two(behind)
