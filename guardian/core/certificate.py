@@ -11,7 +11,7 @@ from collections import Counter
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from guardian.core import effects, lineage, replays
+from guardian.core import effects, lineage, replays, weakening
 from guardian.core.events import Outcome
 from guardian.core.findings import Findings
 from guardian.core.run import Finished
@@ -143,7 +143,7 @@ def _compare_claims(run: Run, found: Findings) -> None:
 def _name_what_the_command_weakens(run: Run, found: Findings) -> None:
     """What was asked for cannot be a violation of it; but it is no proof either."""
     if any(attempt.plan.resume_step for attempt in run.attempts):
-        found.doubts += [f"the command asks for {text}" for text in run.created.weakened]
+        found.doubts += [f"the training was asked for {text}" for text in weakening.weakened(run)]
     alone = next((a for a in run.attempts if a.hello and a.hello.world < (run.created.ranks or 1)), None)
     if alone is not None and alone.hello is not None:
         found.doubts.append(

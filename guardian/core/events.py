@@ -491,6 +491,8 @@ class Hello:
     """What the arguments say of the device batch; the loader may make another."""
     fixed: tuple[tuple[str, str], ...] = ()
     """Knobs that cannot be changed from inside, each with the reason."""
+    weakening: tuple[str, ...] = ()
+    """What it was made with that a resumed run cannot be proved under (core/weakening.py), by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,7 @@ def _hello(said: _Said) -> tuple[Heard, ...]:
         takes_resume=said.maybe_flag("takes_resume"),
         save_total_limit=said.maybe_whole("save_total_limit"),
         batch_argument=said.maybe_whole("batch_argument"),
+        weakening=tuple(word for word in said.maybe_list("weakening") if isinstance(word, str)),
         fixed=tuple(sorted((name, why) for name, why in said.maybe_table("fixed") if isinstance(why, str))),
     )
     return (hello,)

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from guardian.core.spelling import spell
+from guardian.core.weakening import asked_for_other_samples
 
 if TYPE_CHECKING:
     from guardian.core.findings import Findings
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 SAME_LOSS = 1e-4
 """Relative to max(1, |loss|): what is left of float32 noise when a step runs again from the same state."""
-OTHER_SAMPLES = ("--ignore_data_skip:", "--group_by_length:", "--streaming:")
-"""What makes a resumed run go on with other rows, and the user wants it so."""
 OTHER_SPLIT = 5e-2
 """Relative: dropout draws other masks when the micro batch changes (LoRA at 0.05 was seen to differ by 1.4e-3)."""
 EXACT = frozenset({None, "float32", "float64"})
@@ -63,7 +62,7 @@ def _compare_samples(run: Run, attempt: Attempt, pairs: list[_Pair], found: Find
     other = [new.step for _, old, new in pairs if _other_samples(old, new)]
     if other:
         text = f"other samples at {spell(other)} when run again in attempt {attempt.number}"
-        (found.doubts if _asked_for_other_samples(run) else found.violations).append(text)
+        (found.doubts if asked_for_other_samples(run) else found.violations).append(text)
     silent = [
         new.step
         for before, old, new in pairs
@@ -161,7 +160,3 @@ def _experiment_changed(run: Run, before: Attempt, after: Attempt) -> bool:
     """Whether an edit between the two was one that may change the numbers."""
     between = run.attempts[before.number : after.number]
     return any(edit.kind == "changing" for attempt in between for edit in attempt.plan.edits)
-
-
-def _asked_for_other_samples(run: Run) -> bool:
-    return any(text.startswith(OTHER_SAMPLES) for text in run.created.weakened)

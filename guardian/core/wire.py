@@ -70,7 +70,8 @@ COMPANION_KNOBS = frozenset({
 #           argument `optim`); armed (for STACKS); argv (sys.argv, cut), launcher ("torchrun" | "python"), training
 #           (one more than this rank's loops that have ended in the attempt), takes_resume (the command line was read by
 #           a parser that knows --resume_from_checkpoint), save_total_limit, fixed, an object of knobs that `arguments`
-#           would not change, each with the reason
+#           would not change, each with the reason; weakening, the names of what it was made with that a resumed run
+#           cannot be proved under (core/weakening.py)
 #   lr      knob learning_rate, once the checkpoint is loaded: step, before, after (of the first group), or error: why
 #           nothing was set
 #   longest knob longest, before forward: step (at work: finished steps + 1), rows, longest (tokens of the longest row;

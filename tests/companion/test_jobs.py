@@ -34,6 +34,7 @@ def test_a_hello_says_what_the_trainer_really_runs(many):
         "device": "cpu", "precision": "float32", "workers": 0, "prefetch": None, "pin_memory": hello["pin_memory"], "eval_batch": 8,
         "gradient_checkpointing": False, "armed": True, "optimizer": hello["optimizer"],
         "launcher": "python", "training": hello["training"], "takes_resume": False, "save_total_limit": None, "fixed": {},
+        "weakening": [],
     }  # fmt: skip
 
 

@@ -87,6 +87,13 @@ def test_the_last_of_two_pairs_counts_and_is_edited():
     assert "per_device_train_batch_size=2" == made.write(argv, {"device_batch": 2}).argv[4]
 
 
+def test_two_pairs_of_one_name_are_told():
+    """With their values."""
+    spec = adapter("llamafactory-cli train x.yaml learning_rate=1e-4 learning_rate=1e-5").spec
+
+    assert "--learning_rate is given 2 times (1e-4, 1e-5): the last counts" in {one.message for one in spec.findings}
+
+
 def test_other_settings_without_a_file_are_flags():
     """As LLaMA-Factory reads them there."""
     new = adapter(FLAGS).write(words(FLAGS), {"max_length": 512})

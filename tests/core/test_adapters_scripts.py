@@ -309,3 +309,33 @@ def test_a_deepspeed_file_without_an_accumulation_beside_one_in_the_command_is_t
 
     assert ["deepspeed-mismatch"] == [one.id for one in made.spec.findings]
     assert "device_batch" in dict(made.write(argv, {"device_batch": 2}).refused)
+
+
+@pytest.mark.parametrize("way, named", [("group_by_length", True), ("batch_rebalance", True), ("random", False)])
+def test_rows_in_the_order_of_their_length_weaken_the_proof_by_either_name(way, named):
+    """transformers 5 has lost the switch and has a choice."""
+    findings = adapter(f"python train.py {ARGS} --train_sampling_strategy {way}").spec.weakened()
+
+    assert named is any(one.startswith("--group_by_length: ") for one in findings)
+
+
+def test_an_option_that_is_given_twice_is_told():
+    """The last counts, and is what is changed; the same value twice is nobody's trouble."""
+    argv = words(f"python train.py {ARGS} --per_device_train_batch_size 6 --gradient_accumulation_steps 2")
+    made = adapter(" ".join(argv))
+
+    assert ["--per_device_train_batch_size is given 2 times (4, 6): the last counts"] == [
+        one.message for one in made.spec.findings
+    ]
+    assert (6, 12) == (made.spec.knob("device_batch"), made.spec.effective_batch)
+    assert 12 == adapter(" ".join(made.write(argv, {"device_batch": 3}).argv)).spec.effective_batch
+
+
+@pytest.mark.parametrize("given", ["missing.json", "{", "zero9"])
+def test_a_batch_that_an_unreadable_deepspeed_file_may_repeat_is_left_alone(given):
+    """One of its numbers would no longer be the command's; what to do is told."""
+    argv = words(f"python train.py {ARGS} --deepspeed {given}")
+    made = adapter(" ".join(argv))
+
+    assert [("deepspeed-unreadable", True)] == [(one.id, "mend" in (one.fix or "")) for one in made.spec.findings]
+    assert "device_batch" in dict(made.write(argv, {"device_batch": 2}).refused)

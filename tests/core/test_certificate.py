@@ -470,8 +470,23 @@ def test_what_the_command_asks_for_weakens_the_proof_by_name(option, shift):
     )
 
     assert Verdict.CONSISTENT is certificate.verdict
-    assert f"the command asks for {option}" == certificate.reasons[0]
+    assert f"the training was asked for {option}" == certificate.reasons[0]
     assert bool(shift) is any("other samples" in reason for reason in certificate.reasons)
+    assert Verdict.PROVED is certify(story(*quiet, steps(36, 60), finished())).verdict
+
+
+def test_what_a_script_has_written_in_weakens_the_proof_too():
+    """No word of the command names it; the training tells it, once for all attempts."""
+    told = tuple(replace(one, weakening=("ignore_data_skip", "unheard_of")) for one in hello())
+    again = tuple(replace(one, step=30) for one in told)
+    quiet = (launched(), told, steps(1, 35))
+    certificate = certify(
+        story(*quiet, saved(30), killed(), launched(resume=30), again, steps(31, 60, samples=1), finished())
+    )
+
+    assert Verdict.CONSISTENT is certificate.verdict
+    assert 2 == len(certificate.reasons)
+    assert "the training was asked for --ignore_data_skip: " in certificate.reasons[0]
     assert Verdict.PROVED is certify(story(*quiet, steps(36, 60), finished())).verdict
 
 

@@ -53,6 +53,7 @@ HELLO = {
     "training": 1,
     "takes_resume": True,
     "save_total_limit": 2,
+    "weakening": ["packing", 3],
     "fixed": {"workers": "its own loader", "device_batch": None},
 }
 LINES = (
@@ -117,6 +118,7 @@ def test_a_hello_is_heard_with_everything_it_says():
             takes_resume=True,
             save_total_limit=2,
             batch_argument=4,
+            weakening=("packing",),
             fixed=(("workers", "its own loader"),),
         ),
     )

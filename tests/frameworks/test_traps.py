@@ -1,6 +1,7 @@
 """Traps of the frameworks, sprung for real; tests/frameworks/README.md names the test of each."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def test_rows_that_a_resume_does_not_skip_are_no_proof_and_no_violation(guarded)
     assert (0, ("finished", "consistent")) == (code, told)
     assert "--ignore_data_skip" in reasons
     assert "other samples at step 4" in reasons
+
+
+BY_LENGTH = [
+    pytest.param(sys.executable, ("--train_sampling_strategy", "group_by_length"), id="transformers 5"),
+    pytest.param(os.environ.get("GUARDIAN_TEST_PYTHON4"), ("--group_by_length", "true"), id="transformers 4"),
+]
+
+
+@pytest.mark.parametrize("python, words", BY_LENGTH)
+def test_rows_in_the_order_of_their_length_are_no_proof_and_no_violation(guarded, python, words):
+    """The switch of version 4, the choice of version 5: the certificate names it."""
+    if python is None:
+        pytest.skip("GUARDIAN_TEST_PYTHON4 names no interpreter with transformers 4 in it")
+    code, report = ended(guarded(python, *SCRIPT, *TEN, *words))
+    told, reasons = certified(report)
+
+    assert (0, ("finished", "consistent")) == (code, told)
+    assert "--group_by_length: rows are ordered by length" in reasons
 
 
 def test_checkpoints_without_an_optimizer_are_not_gone_on_from(guarded):

@@ -33,6 +33,8 @@ class Rows(torch.utils.data.Dataset):
         return self.many
 
     def __getitem__(self, index):
+        if index >= self.many:
+            raise IndexError(index)
         tokens = torch.arange(index, index + 8 + index % 3) % 100
         tokens = torch.cat([tokens, torch.full((10 - len(tokens),), 99)])
         return {"input_ids": tokens, "labels": tokens}

@@ -27,6 +27,7 @@ def facts(trainer, args, state, model, loader):
         "eval_batch": known(lambda: args.per_device_eval_batch_size),
         "optimizer": known(lambda: str(getattr(args.optim, "value", args.optim))),
         **(known(model_facts, model) or {}),
+        "weakening": known(weakening, trainer, args) or [],
         "precision": known(precision, trainer, args, model),
         **(known(loader_facts, loader) or {}),
     }
@@ -58,6 +59,19 @@ def precision(trainer, args, model):
     # A quantised model's whole numbers say nothing of what is computed with.
     floats = {one.dtype for one in model.parameters() if one.dtype.is_floating_point}
     return str(min(floats, key=lambda one: (one.itemsize, str(one)))).rpartition(".")[2] if floats else None
+
+
+def weakening(trainer, args):
+    """What the proof of a resume suffers from, whoever asked for it; the names are those of the arguments."""
+    switches = ("save_only_model", "ignore_data_skip", "group_by_length", "packing", "auto_find_batch_size")
+    found = [name for name in switches if getattr(args, name, False) is True]
+    if getattr(args, "train_sampling_strategy", None) in ("group_by_length", "batch_rebalance"):
+        found.append("group_by_length")
+    torch = sys.modules.get("torch")
+    rows = getattr(trainer, "train_dataset", None)
+    if torch is not None and isinstance(rows, torch.utils.data.IterableDataset):
+        found.append("streaming")
+    return found
 
 
 def loader_facts(loader):

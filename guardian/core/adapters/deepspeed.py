@@ -7,7 +7,7 @@ accumulation that is left out is 1 for DeepSpeed, whatever the command says; whi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from guardian.core.job import Finding, ReadConfig, Value
@@ -17,6 +17,7 @@ from guardian.errors import UserError
 PRESETS = frozenset({"zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"})
 
 
+UNREADABLE = "deepspeed-unreadable"
 ACCUMULATION = "gradient_accumulation_steps"
 
 
@@ -37,13 +38,17 @@ def read(named: Value, read_config: ReadConfig, findings: list[Finding]) -> Over
     try:
         content = json.loads(named) if named.lstrip().startswith("{") else read_config(named)
     except UserError as error:
-        findings.append(Finding("deepspeed-unreadable", "warning", f"{error}; what it says is unknown here"))
+        findings.append(Finding(UNREADABLE, "warning", f"{error}; what it says is unknown here", _mend()))
         return None
     except ValueError:
-        findings.append(Finding("deepspeed-unreadable", "warning", "the text after --deepspeed is not JSON"))
+        findings.append(Finding(UNREADABLE, "warning", "the text after --deepspeed is not JSON", _mend()))
         return None
     name = "deepspeed.json" if named.lstrip().startswith("{") else named.rstrip("/").rpartition("/")[2]
     return Overlaid(name, json.dumps(content))
+
+
+def _mend() -> str:
+    return f"mend the file or its path; ms-swift's own are named {', '.join(sorted(PRESETS))}"
 
 
 def with_numbers(
@@ -79,8 +84,10 @@ def left_out(file: Overlaid) -> bool:
     return ACCUMULATION not in json.loads(file.text)
 
 
-def why_fixed(file: Overlaid | None, accumulation: Value) -> str | None:
-    """Why the batch must stay as it is under this file; None: it need not."""
+def why_fixed(file: Overlaid | None, accumulation: Value, findings: Iterable[Finding] = ()) -> str | None:
+    """Why the batch must stay as it is under this file; None: it need not. `findings`: of the command."""
+    if any(one.id == UNREADABLE for one in findings):
+        return "the DeepSpeed configuration cannot be read, and may repeat it"
     if file is None or not left_out(file) or accumulation in (None, 1):
         return None
     return f"{file.name} leaves {ACCUMULATION} out, and whether DeepSpeed follows the command differs by version"

@@ -14,6 +14,7 @@ from guardian.core.adapters.words import FALSE, Words
 from guardian.core.adapters.writing import WRITTEN
 from guardian.core.events import Edit
 from guardian.core.job import KNOBS, WEAKENS, Finding, JobSpec, Value, effective_batch
+from guardian.core.weakening import WEAKENING
 
 Argv = tuple[str, ...]
 Edits = tuple[Edit, ...]
@@ -42,17 +43,6 @@ DEFAULTS: dict[str, Value] = {
 }
 """TrainingArguments' own; a test holds them to the installed version. `warmup_ratio`, which transformers 5 has lost, is
 unknown where it is not given."""
-
-# What a certificate cannot count on, each with what it means for a resumed run.
-WEAKENING = {
-    "save_only_model": "checkpoints hold no optimizer: a resumed run forgets Adam's moments and its schedule",
-    "ignore_data_skip": "a resumed run begins its epoch again: the rows of a step are not the undisturbed run's",
-    "group_by_length": "rows are ordered by length: the order depends on the batch",
-    "packing": "several rows make one: counted are packs, not rows",
-    "streaming": "the rows have no fixed order to return to, and the epoch no length",
-    "auto_find_batch_size": "the trainer itself lowers the batch when memory runs out, and the effective batch with it",
-    "resume_only_model": "a resumed run forgets Adam's moments and its schedule",
-}
 
 
 def read(
@@ -94,9 +84,8 @@ def job(  # noqa: PLR0913 - each is one thing that only the family knows
     findings.extend((*weaknesses(words), *conflicts(words)))
     world = filled.get("world_size")
     if isinstance(world, int) and world % ranks_per_row:
-        findings.append(
-            Finding("world-size", "error", f"{world} ranks cannot be shared out to groups of {ranks_per_row}")
-        )
+        what = f"{world} rank{'s' if world > 1 else ''} cannot be shared out to groups of {ranks_per_row}"
+        findings.append(Finding("world-size", "error", what, "start a multiple of it (NPROC_PER_NODE)"))
         world = None
     sharing = world // ranks_per_row if isinstance(world, int) else None
     if file is not None:
@@ -113,12 +102,16 @@ def job(  # noqa: PLR0913 - each is one thing that only the family knows
     )
 
 
+BY_LENGTH = ("group_by_length", "batch_rebalance")
+"""Ways in which transformers 5 orders rows; version 4 has a switch."""
+
+
 def weaknesses(words: Words) -> list[Finding]:
     """Options that are on and that the proof of a resume suffers from, by name."""
     found = [
         Finding(WEAKENS, "advice", f"--{name}: {why}")
         for name, why in WEAKENING.items()
-        if (words.text(name) or "false").lower() not in FALSE
+        if is_on(words, name) or (name == "group_by_length" and words.text("train_sampling_strategy") in BY_LENGTH)
     ]
     if words.text("save_strategy") == "no":
         why = "--save_strategy no: nothing is saved that a run could go on from"
@@ -129,6 +122,11 @@ def weaknesses(words: Words) -> list[Finding]:
 def conflicts(words: Words) -> list[Finding]:
     """Options that end the job before its first step, or that overrule each other in silence."""
     found = []
+    for name in NAMES.values():
+        every = words.every(name)
+        if len(set(every)) > 1:
+            what = f"--{name} is given {len(every)} times ({', '.join(every)}): the last counts"
+            found.append(Finding("given-twice", "advice", what, "give it once"))
     if words.text("deepspeed") and words.text("fsdp"):
         found.append(Finding("fsdp-and-deepspeed", "error", "--fsdp and --deepspeed exclude each other", "take one"))
     if all(words.text(name) not in (None, "0", "0.0") for name in ("warmup_ratio", "warmup_steps")):

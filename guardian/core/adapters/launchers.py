@@ -232,7 +232,8 @@ def _accelerate(
     try:
         return str(read_config(path).get("num_processes", "all"))
     except UserError as error:
-        findings.append(Finding("config-unreadable", "warning", f"{error}; the number of ranks is unknown"))
+        what = f"{error}; the number of ranks is unknown"
+        findings.append(Finding("config-unreadable", "warning", what, "mend the file or its path"))
         return "unknown"
 
 
@@ -264,7 +265,8 @@ def _product(factors: Mapping[str, str], findings: list[Finding]) -> int | None:
         if not _COUNT.fullmatch(text):
             # `all`, `gpu`, `auto`: the machine's own count, which is nothing to warn of.
             if text not in ("all", "gpu", "cpu", "auto", "unknown", "-1"):
-                findings.append(Finding("world-size", "warning", f"{name} {text}: the number of ranks is unknown"))
+                what = f"{name} {text}: the number of ranks is unknown"
+                findings.append(Finding("world-size", "warning", what, "give a whole number"))
             return None
         world *= int(text)
     return world

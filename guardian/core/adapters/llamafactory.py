@@ -122,7 +122,7 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Ll
         FAMILY, argv, words, values, absent, {**DEFAULTS, "output_dir": None}, findings,
         launcher="torchrun" if world != 1 else "python", interpreter=command.interpreter, file=ds,
     )  # fmt: skip
-    fixed = deepspeed.why_fixed(ds, spec.knob("accumulation"))
+    fixed = deepspeed.why_fixed(ds, spec.knob("accumulation"), findings)
     return LlamaFactory(spec, command, file, words.config, _tongue(words, fixed), ds)
 
 

@@ -184,7 +184,8 @@ def _understood(
         launcher="accelerate" if trl else command.launcher, interpreter=command.interpreter, file=file,
     )  # fmt: skip
     tied = _OWN_ACCUMULATION if launchers.own_accumulation(command, asked, read_config) else None
-    tied = tied or split or _tied(words, command, trl=trl) or deepspeed.why_fixed(file, spec.knob("accumulation"))
+    own = split or _tied(words, command, trl=trl)
+    tied = tied or own or deepspeed.why_fixed(file, spec.knob("accumulation"), findings)
     tongue = _tongue(words, length, tied or hf.without_own_search(words))
     return Script(spec, command, words.config, _lone_file(words.rest) is not None, tongue, file)
 

@@ -155,7 +155,9 @@ def recognise(argv: Argv, env: Mapping[str, str], read_config: ReadConfig) -> Sw
     tongue = Tongue(
         tuple({**WRITTEN, "warmup_ratio": "warmup_ratio", "max_length": "max_length", "dtype": "torch_dtype"}.items()),
         fixed=hf.fixed_batch(
-            _tied(words) or hf.without_own_search(words) or deepspeed.why_fixed(file, spec.knob("accumulation"))
+            _tied(words)
+            or hf.without_own_search(words)
+            or deepspeed.why_fixed(file, spec.knob("accumulation"), findings)
         ),
         persistent_matters=False,
         dtype=("bf16", "fp16"),
@@ -191,7 +193,8 @@ def _ranks(
     for name in ("NPROC_PER_NODE", "NNODES"):
         text = env.get(name, "1")
         if not re.fullmatch(r"[1-9]\d{0,5}", text):
-            findings.append(Finding("world-size", "warning", f"{name}={text}: the number of ranks is unknown"))
+            what = f"{name}={text}: the number of ranks is unknown"
+            findings.append(Finding("world-size", "warning", what, "give a whole number"))
             return None
         world *= int(text)
     return world

@@ -61,6 +61,13 @@ class Words:
             return "false"
         return next(iter(commandline.values(self.rest[last.at : last.end], *names)), "true")
 
+    def every(self, name: str) -> tuple[str, ...]:
+        """Each value that the command itself gives, in order; the last counts."""
+        if not self.dashed:
+            return tuple(word.partition("=")[2] for word in self.rest if word.startswith(f"{name}="))
+        found = commandline.occurrences(self.rest, name)
+        return tuple(next(iter(commandline.values(self.rest[one.at : one.end], name)), "true") for one in found)
+
     def put(self, new: str, *names: str) -> Words:
         """With the value set: where one of the names stands, in its spelling, else appended under the first name."""
         if self.dashed:
@@ -130,7 +137,8 @@ def read_pairs(path: str, read_config: ReadConfig, findings: list[Finding]) -> P
     try:
         content = read_config(path)
     except UserError as error:
-        findings.append(Finding("config-unreadable", "warning", f"{error}; what it says is unknown here"))
+        fix = "mend the file or its path: until then nothing of this command is changed"
+        findings.append(Finding("config-unreadable", "warning", f"{error}; what it says is unknown here", fix))
         return None
     return tuple((str(key).replace("-", "_"), _as_words(item)) for key, item in content.items() if item is not None)
 
