@@ -620,13 +620,13 @@ class PhaseChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchEvaluated:
-    """A rank's evaluation gets on."""
+class BatchDone:
+    """A rank's evaluation, or a long step of it, gets on."""
 
     attempt: int
     rank: int
     batch: int
-    """How many it has finished; 0: it begins, and will tell."""
+    """How many it has finished; 0: an evaluation begins, and will tell."""
     wall: float | None = None
 
 
@@ -768,7 +768,7 @@ Journalled = (
     | Drained
 )  # fmt: skip
 Observed = (
-    StepDone | LossSeen | OwnWork | Logged | LongestSeen | RateSet | PhaseChanged | BatchEvaluated | Measured | TreeSeen
+    StepDone | LossSeen | OwnWork | Logged | LongestSeen | RateSet | PhaseChanged | BatchDone | Measured | TreeSeen
     | Activity | Saved | Acknowledged | GpusSeen
 )  # fmt: skip
 Event = Journalled | Observed

@@ -208,14 +208,14 @@ def _phase_changed(attempt: Attempt, event: ev.PhaseChanged, _: float) -> Attemp
     gaps = attempt.gaps
     if gaps.last is not None and event.wall is not None:
         gaps = replace(gaps, last=max(gaps.last, event.wall))
-    return replace(attempt, phase=event.phase, gaps=gaps, evaluated_wall=None)
+    return replace(attempt, phase=event.phase, gaps=gaps, batch_wall=None)
 
 
-def _batch_evaluated(attempt: Attempt, event: ev.BatchEvaluated, _: float) -> Attempt:
+def _batch_done(attempt: Attempt, event: ev.BatchDone, _: float) -> Attempt:
     """By rank 0, as the phase. No `step_wall`: ranks that wait for a failed one still end the batch they were at."""
     if event.rank != 0:
         return attempt
-    return replace(attempt, evaluated_wall=max(attempt.evaluated_wall or 0.0, event.wall or 0.0))
+    return replace(attempt, batch_wall=max(attempt.batch_wall or 0.0, event.wall or 0.0))
 
 
 def _checkpoint_seen(attempt: Attempt, event: ev.CheckpointSeen, _: float) -> Attempt:
@@ -275,7 +275,7 @@ _OF_ATTEMPT: dict[type, Callable[..., Attempt]] = {
     ev.OwnWork: own_work,
     ev.Logged: _logged,
     ev.PhaseChanged: _phase_changed,
-    ev.BatchEvaluated: _batch_evaluated,
+    ev.BatchDone: _batch_done,
     ev.Saved: lambda a, e, _: replace(a, announced=a.announced | {e.path}),
     ev.Acknowledged: lambda a, e, _: a if e in a.acknowledged else replace(a, acknowledged=(*a.acknowledged, e)),
 }

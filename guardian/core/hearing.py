@@ -27,7 +27,7 @@ Heard = (
     | ev.LongestSeen
     | ev.RateSet
     | ev.PhaseChanged
-    | ev.BatchEvaluated
+    | ev.BatchDone
     | ev.TrainingEnded
     | ev.ExceptionLeft
     | ev.Saved
@@ -265,7 +265,7 @@ def _phase(said: _Said) -> tuple[Heard, ...]:
 
 
 def _batch(said: _Said) -> tuple[Heard, ...]:
-    return (ev.BatchEvaluated(said.attempt, said.rank, said.whole("batch"), said.maybe_number("t")),)
+    return (ev.BatchDone(said.attempt, said.rank, said.whole("batch"), said.maybe_number("t")),)
 
 
 _READERS: dict[str, Callable[[_Said], tuple[Heard, ...]]] = {

@@ -189,8 +189,8 @@ class Attempt:
     """What the launch waits for, as it was when it was last looked at: (wall, measure)."""
     step_wall: float | None = None
     """When an optimizer step was last seen to complete, or a phase to begin or end."""
-    evaluated_wall: float | None = None
-    """When the evaluation at hand last told of a batch; None: it does not, or not yet."""
+    batch_wall: float | None = None
+    """When the evaluation, or the training, at hand last told of a batch; None: it does not, or not yet."""
     printed_wall: float | None = None
     """When job.log was last seen to have grown."""
     clock_wall: float | None = None

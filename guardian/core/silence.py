@@ -124,15 +124,16 @@ def _heard(attempt: Attempt, policy: Policy) -> Standing | None:
             return None  # they may be on other machines, and the phase is told by rank 0
         return _standing(STARTUP, allowed.startup_s, attempt.step_wall, attempt.printed_wall, begun)
     if attempt.phase == "eval":
-        return _standing(EVALUATION, allowed.evaluation_s, attempt.step_wall, attempt.evaluated_wall, begun)
+        return _standing(EVALUATION, allowed.evaluation_s, attempt.step_wall, attempt.batch_wall, begun)
     if attempt.phase == "save":
         return _standing(SAVING, allowed.saving_s, attempt.step_wall, begun)
+    signs = (attempt.step_wall, attempt.batch_wall, begun)
     if attempt.gaps.last is None and any(hello.step for hello in attempt.hellos):
-        return _standing(SKIPPING, max(allowed.skip_s, allowed.startup_s), attempt.step_wall, begun)
+        return _standing(SKIPPING, max(allowed.skip_s, allowed.startup_s), *signs)
     learnt = training_s(attempt, policy)
     if learnt is None:
-        return _standing(FIRST_STEPS, allowed.startup_s, attempt.step_wall, begun)
-    return _standing(TRAINING, learnt, attempt.step_wall, begun)
+        return _standing(FIRST_STEPS, allowed.startup_s, *signs)
+    return _standing(TRAINING, learnt, *signs)
 
 
 def _logged(attempt: Attempt, policy: Policy) -> Standing | None:
@@ -190,7 +191,7 @@ def _stacks_tell(where: Standing, attempt: Attempt, before: Activity, after: Act
     """Whether ranks that stand at the same place all the time would stand still."""
     if where.phase not in SAMPLES or not attempt.hellos or _others_work(before, after):
         return False
-    if where.phase == EVALUATION and attempt.evaluated_wall is None:
+    if where.phase == EVALUATION and attempt.batch_wall is None:
         return False  # no batches are told of: all of it is silent, and its loop one place
     return where.phase == TRAINING or not moves(before, after)
 

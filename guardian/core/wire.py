@@ -83,7 +83,8 @@ COMPANION_KNOBS = frozenset({
 #           micro-steps and in forward; on a GPU it is read one step late, as the loss
 #   log     what the trainer logged: step, logs {name: number or string}
 #   phase   phase ("train" | "eval" | "save"), step
-#   batch   in an evaluation: batch (finished ones of it; 0 as it begins), at most every two seconds
+#   batch   batch: in an evaluation, its finished ones (0 as it begins), at most every two seconds; in a step that takes
+#           longer than ten seconds its finished micro-steps, at most every ten seconds
 #   saved   step, path
 #   ack     id, step, save_at: the control file was read
 #   exc     an exception left the training loop: step, type, text, phase ("train" | "optimizer" | "eval" | "save"); of

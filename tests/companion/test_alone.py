@@ -215,6 +215,37 @@ def test_an_unreadable_order_is_told_once_and_the_next_is_obeyed(callback, tmp_p
     assert wanted.should_training_stop
 
 
+def test_a_step_that_takes_long_tells_of_its_micro_steps_now_and_then(callback, tmp_path, monkeypatch):
+    """And one that is quick does not: it tells of itself."""
+    clock = iter(range(0, 1000, 4))  # four seconds from look to look
+    monkeypatch.setattr(companion.time, "monotonic", lambda: next(clock))
+    callback.loop.alive_told = 0
+    for _ in range(7):
+        callback.micro_step_done()
+    long_one = [line["batch"] for line in told(tmp_path, "batch")]
+    for step in range(1, 9):
+        callback.micro_step_done()
+        callback.on_step_end(ARGS, state(step), control())
+
+    assert [4, 7] == long_one
+    assert long_one == [line["batch"] for line in told(tmp_path, "batch")]
+
+
+def test_an_evaluation_tells_of_its_batches_now_and_then_and_only_within_a_training(callback, tmp_path, monkeypatch):
+    """Its begin at once, so that whoever listens knows that it will."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(companion.time, "monotonic", lambda: next(clock))
+    callback.on_prediction_step(ARGS, state(0), control())
+    callback.enter("eval", state(0))
+    callback.batches_begin()
+    for _ in range(5):
+        callback.on_prediction_step(ARGS, state(0), control())
+    callback.leave()
+    callback.batches_begin()
+
+    assert [0, 2, 4] == [line["batch"] for line in told(tmp_path, "batch")]
+
+
 @pytest.fixture
 def own_handler():
     """A handler for SIGUSR1 as a job sets one; what stood before comes back."""

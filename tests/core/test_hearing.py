@@ -139,7 +139,7 @@ def test_a_hello_of_an_older_companion_leaves_unknown_what_it_does_not_say():
         (LINES[1], (ev.LossSeen(2, 1, 5, 2.25), ev.StepDone(2, 1, 6, 8, 512, 255, 1e-4, 1.5))),
         ({"t": 2, "ev": "step", "step": 1}, (ev.StepDone(2, 1, 1, None, None, None, None, 2.0),)),
         (LINES[3], (ev.PhaseChanged(2, 1, "save", 10, 1.5),)),
-        ({"t": 2, "ev": "batch", "batch": 7}, (ev.BatchEvaluated(2, 1, 7, 2.0),)),
+        ({"t": 2, "ev": "batch", "batch": 7}, (ev.BatchDone(2, 1, 7, 2.0),)),
         (LINES[4], (ev.Saved(2, 1, 10, "/out/checkpoint-10"),)),
         (LINES[5], (ev.Acknowledged(2, 1, 12),)),
         (LINES[6], (ev.ExceptionLeft(2, 1, 10, "KeyError", "'input_ids'"),)),

@@ -217,7 +217,7 @@ SAID = (
     ev.Logged(1, 8, None, 1.0, 1.0, 1e-4, 1008.0),
     ev.Logged(1, 8, None, 0.5, None, None, 1008.5),
     ev.PhaseChanged(1, 0, "save", 8),
-    ev.BatchEvaluated(1, 0, 3, 1008.7),
+    ev.BatchDone(1, 0, 3, 1008.7),
     ev.Saved(1, 0, 8, "/out/checkpoint-8"),
     ev.Acknowledged(1, 0, 8),
     ev.TrainingEnded(1, 0, 8, 8, "max_steps"),

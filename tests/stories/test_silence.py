@@ -294,7 +294,7 @@ def stand_still(*begun, budget, io=0, counts=(), places=("a",) * 5):
 
 
 EVALUATING = (*STEADY, ev.PhaseChanged(0, 0, "eval", 30, 0.0))
-TOLD = ev.BatchEvaluated(0, 0, 0, 0.0)
+TOLD = ev.BatchDone(0, 0, 0, 0.0)
 
 
 def test_an_evaluation_that_tells_of_its_batches_and_stands_still_is_a_hang_whatever_it_computes():
@@ -321,11 +321,12 @@ def test_an_evaluation_whose_batches_nobody_tells_of_is_not_judged_by_its_stacks
         assert not isinstance(stand_still(*begun, budget=3600), do.BeginStop)
 
 
-def test_a_batch_begins_the_evaluations_budget_again():
-    """However many of them there are, and wherever the ranks are met."""
-    batches = (ev.BatchEvaluated(0, 0, 9, 0.0),)
+def test_a_batch_begins_the_budget_again():
+    """Of an evaluation, or of a step of many micro-steps: however many there are, and wherever the ranks are met."""
+    batches = (ev.BatchDone(0, 0, 9, 0.0),)
 
-    assert not isinstance(stand_still(*EVALUATING, TOLD, budget=3600, counts=batches), do.BeginStop)
+    for begun, budget in (((*EVALUATING, TOLD), 3600), (HELLO, 1800), (STEADY, 100)):
+        assert not isinstance(stand_still(*begun, budget=budget, counts=batches), do.BeginStop)
 
 
 @pytest.mark.parametrize("what", [{"io": 1 << 30}, {"places": ("a", "b", "a", "a", "a")}], ids=["reads", "moves"])

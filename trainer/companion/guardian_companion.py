@@ -24,6 +24,7 @@ ENV_SPEC = "GUARDIAN_SPEC"
 ENV_SHARING = "GUARDIAN_SHARING_STRATEGY"
 WIRE_VERSION = 1
 BATCHES_APART_S = 2.0
+MICRO_STEPS_APART_S = 10.0
 CONTROL = "control.json"
 COMPANION_KNOBS = frozenset({
     "fingerprint", "restore_batch", "restore_intervals", "longest", "rescue", "learning_rate", "rewarm", "stacks",
@@ -67,6 +68,7 @@ class Loop:
         self.rewarming = None
         self.pace = None  # of one of several ranks (guardian_pace.py)
         self.evaluated, self.evaluated_told = -1, None  # batches of the evaluation at hand, and when that was told
+        self.micro_steps, self.alive_told = 0, time.monotonic()  # of the step at hand, and when it was last heard of
 
     def doing(self):
         """What an exception interrupts."""
@@ -294,6 +296,17 @@ class Companion:
             self.loop.losses.add(loss)
 
     @guarded
+    def micro_step_done(self):
+        """So that a step of many minutes is known from one that stands still; short steps tell enough by themselves."""
+        loop, now = self.loop, time.monotonic()
+        if loop is None:
+            return
+        loop.micro_steps += 1
+        if now - loop.alive_told >= MICRO_STEPS_APART_S:
+            loop.alive_told = now
+            self.heartbeat.tell("batch", batch=loop.micro_steps)
+
+    @guarded
     def step_begins(self):
         if self.loop is not None:
             self.loop.optimizing, self.loop.between, self.loop.batch = False, False, {}
@@ -303,6 +316,7 @@ class Companion:
         loop, step = self.loop, state.global_step
         if loop is not None:
             tally, loop.tally = loop.tally, None
+            loop.micro_steps, loop.alive_told = 0, time.monotonic()
             lr = {} if loop.lr is None else {"lr": loop.lr}
             own = {} if loop.pace is None else known(loop.pace.told, step) or {}
             counted = {} if tally is None else tally.facts()

@@ -81,6 +81,7 @@ def watch_micro_step(companion, original, trainer, *args, **kwargs):
         if hook is not None:
             hook.remove()
     companion.leave_micro_step(loss)
+    companion.micro_step_done()
     return loss
 
 
