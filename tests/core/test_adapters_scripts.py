@@ -54,8 +54,11 @@ def adapter(text, env=None, files=None):
         ("accelerate launch --num_processes 2 --mixed_precision no train.py", "accelerate", 2, 16),
         ("accelerate launch --multi_gpu --num-processes=2 -m my.train", "accelerate", 2, 16),
         ("accelerate launch train.py", "accelerate", None, None),
+        ("accelerate launch --cpu --num_processes 2 train.py", "accelerate", 1, 8),
+        ("accelerate launch --cpu --mpirun_hostfile h --num_processes 2 train.py", "accelerate", 2, 16),
         ("deepspeed --num_gpus 2 --master_port 29501 train.py", "deepspeed", 2, 16),
         ("deepspeed --num_gpus=2 --num_nodes 2 train.py --deepspeed zero2", "deepspeed", 4, 32),
+        ("deepspeed --num_accelerators 2 train.py", "deepspeed", 2, 16),
         ("deepspeed --include localhost:0,1 train.py", "deepspeed", None, None),
         ("deepspeed train.py", "deepspeed", None, None),
     ],
@@ -118,6 +121,13 @@ def test_accelerates_file_says_how_many_ranks():
     assert ["config-unreadable"] == [
         f.id for f in adapter(f"accelerate launch --config_file b.yaml train.py {ARGS}").spec.findings
     ]
+
+
+def test_accelerate_starts_one_process_on_the_cpu_whatever_is_asked_for():
+    """Said before the job starts; without it the ranks that are missing would look like ranks that form no group."""
+    (found,) = adapter(f"accelerate launch --cpu --num_processes 2 train.py {ARGS}").spec.findings
+
+    assert ("world-size", "accelerate launch --cpu starts one process, not 2") == (found.id, found.message)
 
 
 @pytest.mark.parametrize(

@@ -125,19 +125,30 @@ def ranks(command: Command, env: Mapping[str, str], read_config: ReadConfig, fin
                 findings,
             )
         case "accelerate":
+            if "--cpu" in command.options and _option(command, "mpirun_hostfile") is None:
+                return _alone(command, findings)
             return _product({"num_processes": _accelerate(command, env, read_config, findings) or "all"}, findings)
         case "deepspeed":
             if any(_option(command, name) for name in ("hostfile", "H", "include", "i", "exclude", "e")):
                 return None
             return _product(
                 {
-                    "--num_gpus": _option(command, "num_gpus") or "all",
+                    "--num_gpus": _option(command, "num_gpus") or _option(command, "num_accelerators") or "all",
                     "--num_nodes": _option(command, "num_nodes") or "1",
                 },
                 findings,
             )
     # A launcher outside ours (srun, mpirun) has already made this process one of several.
     return _product({"WORLD_SIZE": env.get("WORLD_SIZE", "1")}, findings) if "RANK" in env else 1
+
+
+def _alone(command: Command, findings: list[Finding]) -> int:
+    """Without mpirun `accelerate launch --cpu` starts one process, however many are asked for (commands/launch.py)."""
+    asked = _option(command, "num_processes") or "1"
+    if asked != "1":
+        what = f"accelerate launch --cpu starts one process, not {asked}"
+        findings.append(Finding("world-size", "warning", what, "start the processes with torchrun"))
+    return 1
 
 
 def _before(argv: Argv) -> tuple[int, tuple[tuple[str, str], ...]]:
