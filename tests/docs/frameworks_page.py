@@ -21,7 +21,8 @@ framework fills in, changes those that a remedy needs, and resumes; what stands 
 `conda run`, launchers) is skipped and never edited. A command of no family is started, explained and restarted as it is,
 until the training in it tells what it is made of.
 
-*Proved*: a real run was killed, went on, and its certificate said *proved*. *Dry run*: read from the framework's sources
+*Proved*: a real run was killed, went on, and its certificate said *proved*; where a loss that was no number lowered the
+learning rate it said so of all that was before, and *consistent* of the whole. *Dry run*: read from the framework's sources
 or parsed by its real parser; no run here has shown it. *Refused*: guardian does not do it, and says why.
 
 The certificate of a run is *proved* where every step's rows were counted, the same number in each, and the steps that ran

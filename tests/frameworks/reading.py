@@ -48,6 +48,7 @@ say(*get_train_args(read_args()))
 """,
 }
 
+NAMED = {"transformers4": "GUARDIAN_TEST_PYTHON4"}
 BESIDE = {"trl": "swift"}
 """What is installed with another."""
 
@@ -57,7 +58,7 @@ def python_of(family):
     if family == "transformers":
         return sys.executable
     framework = BESIDE.get(family, family)
-    variable = f"GUARDIAN_TEST_{framework.upper()}_PYTHON"
+    variable = NAMED.get(family) or f"GUARDIAN_TEST_{framework.upper()}_PYTHON"
     path = os.environ.get(variable)
     if not path:
         missing = f"{variable} names no interpreter with the framework in it: bin/test --all makes one"

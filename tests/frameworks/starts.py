@@ -4,8 +4,11 @@ Each trains on the same 128 rows with a learning rate that is given, and without
 comparable to the last digit.
 """
 
+import contextlib
 import json
 import os
+import random
+import socket
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -66,10 +69,11 @@ class Start:
     def command(self, folder, tiny):
         """The words of the command; its files are put beside it, and the model of its family with rows."""
         python = Path(python_of(self.family))
-        (folder / "tiny").symlink_to(tiny)
+        if tiny is not None:
+            (folder / "tiny").symlink_to(tiny)
         for name, text in self.files:
             (folder / name).write_text(text)
-        places = {"bin": python.parent, "python": python, "trl": _scripts(python)}
+        places = {"bin": python.parent, "python": python, "trl": _scripts(python), "port": free_port()}
         return tuple(word.format(**places) for word in self.words)
 
     def environment(self, *deeds):
@@ -82,9 +86,7 @@ def around(python, *deeds):
     programs = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
     path = os.pathsep.join(filter(None, (str(Path(__file__).parent / "harm"), os.environ.get("PYTHONPATH"))))
     harmed = {"PYTHONPATH": path, "HARM": json.dumps(deeds)}  # also of none: transformers 4 needs it on two CPU ranks
-    # What DeepSpeed compiles for itself names the environment that it was compiled in.
-    compiled = {"TORCH_EXTENSIONS_DIR": str(Path(python).parent.parent / ".torch_extensions")}
-    return OFFLINE | {"PATH": programs} | compiled | harmed
+    return OFFLINE | {"PATH": programs} | harmed
 
 
 def make_model(family, out):
@@ -93,6 +95,15 @@ def make_model(family, out):
     (out / "rows").mkdir()
     (out / "rows/train.jsonl").write_text((out / "messages.jsonl").read_text())
     return out
+
+
+def free_port():
+    """For a launcher that finds none by itself; outside of those that the kernel hands out."""
+    for port in random.sample(range(15000, 30000), 100):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 @cache
@@ -107,22 +118,22 @@ def split(batch, accumulation=None):
 
 
 def zero(stage):
-    """A DeepSpeed file that follows the command."""
+    """A DeepSpeed file that follows the command; its buffers are not for billions of weights."""
     auto = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
     content = {
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": 10**6, "allgather_bucket_size": 10**6},
         "zero_allow_untested_optimizer": True,
         **dict.fromkeys(auto, "auto"),
     }
     return (("zero.json", json.dumps(content)),)
 
 
-def swift_file(tuner, steps):
-    """What the command would say, as a file."""
+def swift_file(tuner):
+    """What the command would say, as a file; the rows twice, for eight steps of eighteen are more than there are."""
     names, values = SWIFT[1::2], SWIFT[2::2]
     said = {name[2:]: value for name, value in zip(names, values, strict=True)}
-    more = {tuner: "full", "per_device_train_batch_size": 3, "max_steps": steps, "check_model": False}
-    return (("c.yaml", json.dumps({**said, **more, "dataset": ["tiny/messages.jsonl"]})),)
+    more = {tuner: "full", "per_device_train_batch_size": 3, "max_steps": 8, "check_model": False}
+    return (("c.yaml", json.dumps({**said, **more, "dataset": ["tiny/messages.jsonl"] * 2})),)
 
 
 def factory_file(**more):
@@ -130,19 +141,34 @@ def factory_file(**more):
     return (("x.yaml", json.dumps(FACTORY | more)),)
 
 
+def train_sh(*lines):
+    """`bash train.sh`, as people keep it: variables, then what starts the training; the shell's exit code is its own."""
+    return (("train.sh", "\n".join(["#!/bin/bash", *lines, "echo over", ""])),)
+
+
 EIGHT = ("--max_steps", "8")
+SWIFT_TWO = ("NPROC_PER_NODE=2", "{bin}/swift", *SWIFT)
+ACCELERATE = ("{bin}/accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+"""Without --multi_gpu it starts one process; the program's own words keep it on the CPU."""
+WRITTEN = json.dumps({"arguments": {"save_steps": 2, "learning_rate": float(RATE)}})
+INSIDE = train_sh(f"export WHAT='{WRITTEN}'", f"python -m torch.distributed.run {TWO} {JOBS / 'fixed_script.py'}")
+DEEPSPEED = ("{bin}/deepspeed", "--num_accelerators", "2", "--master_port", "{port}")
 STARTS = {
-    "swift 4, LoRA, two ranks": Start(
-        "swift", ("NPROC_PER_NODE=2", "{bin}/swift", *SWIFT, *GLOO, *EIGHT, *split(4)), 4, 2, ranks=2,
+    "swift 4, LoRA, two ranks": Start("swift", (*SWIFT_TWO, *GLOO, *EIGHT, *split(4)), 4, 2, ranks=2),
+    "swift 4, LoRA, ZeRO-2": Start(
+        "swift", (*SWIFT_TWO, *HUB_LEFT_ALONE, *GLOO, *EIGHT, *split(4), "--deepspeed", "zero2"), 4, 2, ranks=2, zero=2,
     ),
+    "swift 4, full, a file": Start("swift", ("{bin}/swift", "sft", "c.yaml"), 3, 6, files=swift_file("tuner_type")),
     "swift 3, LoRA, two ranks": Start(
-        "swift3", ("NPROC_PER_NODE=2", "{bin}/swift", *SWIFT, *HUB_LEFT_ALONE, *GLOO, *EIGHT, *split(4)), 4, 2, ranks=2,
+        "swift3", (*SWIFT_TWO, *HUB_LEFT_ALONE, *GLOO, *EIGHT, *split(4)), 4, 2, ranks=2,
     ),
-    "swift 4, full, a file": Start(
-        "swift", ("{bin}/swift", "sft", "c.yaml"), 3, 6, steps=7, files=swift_file("tuner_type", 7),
+    "swift 3, full, ZeRO-1": Start(
+        "swift3",
+        (*SWIFT_TWO, *HUB_LEFT_ALONE, *GLOO, *EIGHT, *split(4), "--train_type", "full", "--deepspeed", "zero.json"),
+        4, 2, ranks=2, files=zero(1), zero=1,
     ),
     "swift 3, full, a file": Start(
-        "swift3", ("{bin}/swift", "sft", "--config", "c.yaml"), 3, 6, steps=7, files=swift_file("train_type", 7),
+        "swift3", ("{bin}/swift", "sft", "--config", "c.yaml"), 3, 6, files=swift_file("train_type"),
     ),
     "LLaMA-Factory": Start(
         "llamafactory", ("{bin}/llamafactory-cli", "train", "x.yaml", "max_steps=8"), 4, 2,
@@ -156,19 +182,22 @@ STARTS = {
     "TRL, torchrun": Start(
         "trl", ("{bin}/torchrun", *TWO.split(), "{trl}/sft.py", *TRL, *GLOO, *EIGHT, *split(4)), 4, 1, ranks=2,
     ),
+    "TRL, accelerate": Start("trl", (*ACCELERATE, "{trl}/sft.py", *TRL, *GLOO, *EIGHT, *split(4)), 4, 1, ranks=2),
     "trl sft": Start("trl", ("{bin}/trl", "sft", "--num_processes", "1", *TRL, *EIGHT, *split(2)), 2, 1),
-    "TRL, accelerate": Start(
-        "trl", ("{bin}/accelerate", "launch", "--num_processes", "1", "--cpu", "{trl}/sft.py", *TRL, *EIGHT, *split(4)), 4, 1,
-    ),
     "script, torchrun": Start(
         "transformers", ("{bin}/torchrun", *TWO.split(), *SCRIPT, *GLOO, *EIGHT, *split(4)), 4, 1, ranks=2,
     ),
-    "script, accelerate": Start(
-        "transformers", ("{bin}/accelerate", "launch", "--num_processes", "1", "--cpu", *SCRIPT, *EIGHT, *split(4)), 4, 1,
-    ),
-    "script, ZeRO-1": Start(
+    "script, accelerate": Start("transformers", (*ACCELERATE, *SCRIPT, *GLOO, *EIGHT, *split(4)), 4, 1, ranks=2),
+    "script, ZeRO-1, torchrun": Start(
         "transformers",
         ("{bin}/torchrun", *TWO.split(), *SCRIPT, *GLOO, *EIGHT, *split(2, 2), "--deepspeed", "zero.json"), 2, 2,
         ranks=2, files=zero(1), zero=1,
     ),
+    "script, ZeRO-2, deepspeed": Start(
+        "transformers",
+        (*DEEPSPEED, *SCRIPT, *GLOO, *EIGHT, *split(4), "--deepspeed", "zero.json"),
+        4, 1, ranks=2, files=zero(2), zero=2,
+    ),
+    "train.sh": Start("transformers", ("bash", "train.sh"), 4, 1, ranks=2, files=INSIDE),
+    "train.sh, transformers 4": Start("transformers4", ("bash", "train.sh"), 4, 1, ranks=2, files=INSIDE),
 }  # fmt: skip

@@ -1,7 +1,6 @@
 """Commands that say nothing of what they train: read, changed and resumed from inside, and proved."""
 
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -29,9 +28,6 @@ RANKS = "-m torch.distributed.run --standalone --nproc_per_node 2"
 MEMORY = {"do": "memory", "step": 5, "rank": 0, "rows": 2}
 AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 ZERO = {"zero_optimization": {"stage": 1}, "zero_allow_untested_optimizer": True, **dict.fromkeys(AUTO, "auto")}
-PYTHONS = [pytest.param(sys.executable, id="transformers 5")]
-if "GUARDIAN_TEST_PYTHON4" in os.environ:
-    PYTHONS.append(pytest.param(os.environ["GUARDIAN_TEST_PYTHON4"], id="transformers 4"))
 
 
 def train_sh(folder, *lines):
@@ -53,27 +49,6 @@ def test_a_script_in_train_sh_that_runs_out_of_memory_goes_on_with_a_smaller_bat
     first, second = guarded.events(ev.Planned)
     assert first.argv == second.argv
     assert ("inside", SCRIPT) == (guarded.report()["family"], guarded.report()["program"][0])
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("python", PYTHONS)
-def test_torchrun_in_train_sh_is_killed_and_goes_on(supervised, tmp_path, python):
-    """Two ranks; the script hands train() nothing, and each is given the checkpoint. The shell's own exit code is 0."""
-    command = train_sh(tmp_path, f"python {RANKS} {SCRIPT}", "echo over")
-    guarded = supervised(*command, env=done_to(python, {"do": "kill", "step": 5, "rank": 1}))
-
-    finished_again(guarded, from_step=3, steps=8, rows=8)
-    assert ["resume_from"] == [edit.knob for edit in guarded.events(ev.Planned)[1].edits]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("python", PYTHONS)
-def test_torchrun_in_train_sh_that_runs_out_of_memory_goes_on_with_a_smaller_batch(supervised, tmp_path, python):
-    """Also where transformers 4 would take the old batch out of the checkpoint."""
-    command = train_sh(tmp_path, f"exec python {RANKS} {SCRIPT}")
-    guarded = supervised(*command, env=done_to(python, MEMORY | {"rank": 1}))
-
-    smaller_batch(guarded, rows=8, before=(4, 1), after=(2, 2))
 
 
 @pytest.mark.long

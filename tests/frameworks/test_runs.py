@@ -1,6 +1,5 @@
 """Users' own frameworks, killed and resumed: finished, the batch counted, the certificate proved, nothing left over."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -103,22 +102,6 @@ def test_swift_is_killed_and_goes_on(supervised, tmp_path):
     python = tiny("swift", tmp_path)
     command = (str(python.parent / "swift"), *SWIFT, "--model", "tiny/model", "--dataset", "tiny/messages.jsonl")
     guarded = supervised(*command, env=harm(python, do="kill", step=6, rank=0))
-
-    finished_again(guarded, from_step=3, steps=8, rows=16)
-    assert ["resume_from", "output_dir", "add_version"] == [e.knob for e in guarded.events(ev.Planned)[1].edits]
-
-
-@pytest.mark.long
-def test_swift_3_with_a_file_is_killed_and_goes_on(supervised, tmp_path):
-    """All weights, one process, everything in a file behind --config, where the file wins."""
-    python = tiny("swift3", tmp_path)
-    names, values = SWIFT[1::2], SWIFT[2::2]
-    given = {name[2:]: value for name, value in zip(names, values, strict=True)}
-    config = {**given, "model": "tiny/model", "dataset": ["tiny/messages.jsonl"], "train_type": "full"}
-    (tmp_path / "c.yaml").write_text(json.dumps(config))
-    guarded = supervised(
-        str(python.parent / "swift"), "sft", "--config", "c.yaml", env=harm(python, do="kill", step=6, rank=0)
-    )
 
     finished_again(guarded, from_step=3, steps=8, rows=16)
     assert ["resume_from", "output_dir", "add_version"] == [e.knob for e in guarded.events(ev.Planned)[1].edits]

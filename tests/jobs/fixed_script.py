@@ -2,7 +2,7 @@
 
 WHAT (a JSON object in the environment) is for what one would write here otherwise: `deepspeed` a configuration,
 `loader` a data loader of the script's own, `folders` a new output folder at each start, `parser` reads the batch from a
-command line by a parser that knows little.
+command line by a parser that knows little, `arguments` other values.
 """
 
 import argparse
@@ -35,13 +35,6 @@ def given():
     return {**vars(parser.parse_args())}
 
 
-def without_building():
-    """DeepSpeed would compile a way to meet over shared memory, for minutes; ranks meet by gloo all the same."""
-    import deepspeed
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
 def main():
     own = given()
     if "folders" in WHAT:
@@ -49,10 +42,8 @@ def main():
     ranks = {"ddp_backend": "gloo"} if "WORLD_SIZE" in os.environ else {}
     if "deepspeed" in WHAT:
         ranks["deepspeed"] = WHAT["deepspeed"]
-        without_building()
-    args = TrainingArguments(
-        max_steps=8, save_steps=3, logging_steps=1, learning_rate=0.01, use_cpu=True, report_to="none", **ranks, **own
-    )
+    written = {"max_steps": 8, "save_steps": 3, "learning_rate": 0.01, **WHAT.get("arguments", {})}
+    args = TrainingArguments(logging_steps=1, use_cpu=True, report_to="none", **written, **ranks, **own)
     torch.manual_seed(args.seed)
     quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     model = GPT2LMHeadModel(GPT2Config(vocab_size=128, n_positions=16, n_embd=16, n_layer=1, n_head=2, **quiet))

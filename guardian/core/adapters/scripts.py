@@ -52,11 +52,11 @@ ABOUT = About(
         "the script's own, which does not know that option, gets no new words: changed and resumed from inside (below)."
     ),
     proved=(
-        "transformers 5.19: `python`, `torchrun` with two gloo ranks, `accelerate launch` with one process",
-        "killed with the newest checkpoint damaged; with DeepSpeed ZeRO-1 on two CPU ranks: with a shard damaged",
-        "out of memory: the device batch halved, the accumulation doubled, the same rows per step",
+        "transformers 5.19: `python`; `torchrun` and `accelerate launch` with two gloo ranks",
+        "DeepSpeed on two CPU ranks: ZeRO-1 under `torchrun`, ZeRO-2 under `deepspeed`",
+        "two ranks: killed with the newest checkpoint damaged, then out of memory, then a loss that is no number",
     ),
-    dry=("`deepspeed`, several nodes, FSDP, transformers 4",),
+    dry=("several nodes, FSDP, ZeRO-3, transformers 4",),
     refused=(
         "the batch under `auto_find_batch_size`, which sets it by itself, and where `split_batches` shares it out",
         "the batch of GRPO, RLOO, PPO and KTO, and where the trainer says that arguments do not make it (see below)",

@@ -1,7 +1,7 @@
 """Harm done inside any training by transformers' Trainer, whatever framework is around it.
 
 Python runs this file at its start where the folder is on PYTHONPATH. HARM is a JSON list of objects, or one: `do`,
-`step` (the one that is being made) and `rank` (without it, each):
+`step` (the one that is being made), `rank` (without it, each) and `since` (not in earlier attempts):
 
     kill    in the first attempt alone; `cut` are patterns of files in the newest checkpoint that lose their second half
             before
@@ -9,6 +9,8 @@ Python runs this file at its start where the folder is on PYTHONPATH. HARM is a 
             it torch's allocator fails as on any full machine. With `rows` instead, a micro-batch of more is told in
             the words of CUDA that there is no memory for it
     nan     the weights are spoilt wherever the learning rate is above `above`: a stand-in for a model that runs away
+
+DeepSpeed's ranks on CPUs meet by gloo: it would compile a way over shared memory first, for minutes, and no GPU has it.
 
 Ranks that trained to the end leave their group together, which frameworks leave out: one that exits while gloo still
 talks to it can abort (torch 2.13), and guardian rightly runs it again.
@@ -19,17 +21,17 @@ import json
 import os
 import sys
 
-TRAINER = "transformers.trainer"
 MIB = 2**20
+ATTEMPT = int(os.environ.get("GUARDIAN_MARK", "/1").rpartition("/")[2])
 
 
 class Finder:
-    """Lets the other finders find the module, and changes its class once it is loaded."""
+    """Lets the other finders find a module, and changes it once it is loaded."""
 
     searching = False
 
     def find_spec(self, name, path=None, target=None):
-        if name != TRAINER or self.searching:
+        if name not in CHANGED or self.searching:
             return None
         from importlib import util
 
@@ -40,8 +42,7 @@ class Finder:
 
         def changed(module):
             load(module)
-            wanted = json.loads(os.environ["HARM"])
-            harm(module.Trainer, wanted if isinstance(wanted, list) else [wanted])
+            CHANGED[name](module)
 
         spec.loader.exec_module = changed
         return spec
@@ -86,7 +87,14 @@ def leave_together(trainer_class):
     trainer_class.train = train
 
 
-def harm(trainer_class, wanted):
+def compile_nothing(module):
+    module.build_shm_op = lambda: None
+
+
+def harm(module):
+    found = json.loads(os.environ["HARM"])
+    wanted = found if isinstance(found, list) else [found]
+    trainer_class = module.Trainer
     teach_torch_the_cpu()
     leave_together(trainer_class)
     original = trainer_class.training_step
@@ -94,7 +102,8 @@ def harm(trainer_class, wanted):
     def harmed(self, model, inputs, *args, **options):
         rank = int(os.environ.get("RANK", "0"))
         for one in wanted:
-            if self.state.global_step + 1 == one["step"] and one.get("rank", rank) == rank:
+            meant = one.get("rank", rank) == rank and one.get("since", 1) <= ATTEMPT
+            if meant and self.state.global_step + 1 == one["step"]:
                 DEEDS[one["do"]](self, len(inputs["input_ids"]), one)
         return original(self, model, inputs, *args, **options)
 
@@ -102,7 +111,7 @@ def harm(trainer_class, wanted):
 
 
 def kill(trainer, rows, wanted):
-    if not os.environ.get("GUARDIAN_MARK", "/1").endswith("/1"):
+    if ATTEMPT > 1:
         return
     for pattern in wanted.get("cut", ()):
         cut(trainer.args.output_dir, pattern)
@@ -152,6 +161,7 @@ def nan(trainer, rows, wanted):
 
 
 DEEDS = {"kill": kill, "memory": memory, "nan": nan}
+CHANGED = {"transformers.trainer": harm, "deepspeed.comm.torch": compile_nothing}
 
 if "HARM" in os.environ:
     sys.meta_path.insert(0, Finder())
