@@ -368,6 +368,17 @@ def test_exit_0_with_a_cause_in_the_log_has_that_cause():
     assert "port_in_use" == cause(attempt(0, steps=3, total=12, hits=(hit("port-in-use", "taken"),))).id
 
 
+def test_a_rank_that_fell_is_the_cause_although_a_script_around_it_ends_with_0():
+    """`torchrun ...; echo done`: twice at the same step it is still no end that is accepted."""
+    log = (LOGS / "ddp_kill9_rank1.log").read_bytes()
+    fell = of_log(Matcher(RULES), log, 0, steps=7, total=12)
+    first = cause(fell)
+
+    assert ("preempted_or_interrupted", "killed", None) == judged(first)
+    assert first == cause(replace(fell, diagnosed=ev.Diagnosed(1, first)), fell)
+    assert "exitcode: -9" in first.evidence[0].text
+
+
 # --- stops, and ends that nobody saw -----------------------------------------------------------------------------
 
 
