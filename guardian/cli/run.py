@@ -120,6 +120,7 @@ def _run(
     journal = Journal.create(folder.journal, say=parsing.say)
     journal.append(record, sync=False)  # before anything is done comes the launch, which is synced
     run_terms = terms(created, folder.path, adapter, os.environ)
+    _tell_findings(adapter)
     session = Session(folding.begin(record), journal, run_terms, options.rules, background=background)
     code = session.conduct(ev.SupervisorStarted("run", ""), requests=requests, standby=standby)
     journal.close()
@@ -150,6 +151,18 @@ def _created(
         ranks=spec.asked_ranks() if spec else None,
         weakened=spec.weakened() if spec else (),
     )
+
+
+def _tell_findings(adapter: Adapter | None) -> None:
+    """What will end or surprise the job; the job itself is started as it is written. Advice: see --dry-run."""
+    odd = [one for one in adapter.spec.findings if one.severity != "advice"] if adapter else []
+    if not odd:
+        return
+    from guardian.core.masking import mask
+    from guardian.ui.plain import printable
+
+    for one in odd:
+        parsing.say(printable(mask(f"{one.severity}: {one.message}{f' ({one.fix})' if one.fix else ''}")))
 
 
 def _dry_run(options: argparse.Namespace, command: tuple[str, ...], adapter: Adapter | None, policy: Policy) -> int:

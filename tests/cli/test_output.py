@@ -89,6 +89,19 @@ def test_a_program_that_guardian_does_not_know_is_explained_and_restarted_as_it_
     assert {"line": 1, "text": "nothing works"} in told["attempts"][0]["cause"]["evidence"]
 
 
+def test_what_is_odd_about_a_command_is_told_as_it_starts(tmp_path):
+    """File, line and what to do; it is started all the same."""
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {},\n}\n')
+    (tmp_path / "train.py").write_text("print('trained')\n")
+    words = "python train.py --output_dir out --per_device_train_batch_size 4 --num_train_epochs 1 --deepspeed ds.json"
+    done = guardian("run", "--name", "r1", "--", *words.split(), cwd=tmp_path)
+
+    assert 0 == done.returncode
+    assert "guardian: warning: ds.json:" in done.stderr
+    assert "a comma stands before the closing bracket" in done.stderr
+    assert "(mend the file or its path" in done.stderr
+
+
 def test_a_reader_that_leaves_gets_no_complaint(tmp_path):
     """`guardian report | head -1`, as everybody types it."""
     assert 0 == guardian("run", "--name", "r1", "--", "true", cwd=tmp_path).returncode

@@ -329,6 +329,15 @@ def test_rows_in_the_order_of_their_length_weaken_the_proof_by_either_name(way, 
     assert named is any(one.startswith("--group_by_length: ") for one in findings)
 
 
+@pytest.mark.parametrize("many", ["0", "-4", "4.5", "four"])
+def test_a_batch_that_is_no_number_of_rows_is_an_error(many):
+    """Nothing is computed of it."""
+    spec = adapter(f"python train.py --output_dir out --per_device_train_batch_size={many} --num_train_epochs 1").spec
+
+    assert ("error", None) == (spec.findings[0].severity, spec.effective_batch)
+    assert f"--per_device_train_batch_size {many}: is not a whole number" in spec.findings[0].message
+
+
 def test_an_option_that_is_given_twice_is_told():
     """The last counts, and is what is changed; the same value twice is nobody's trouble."""
     argv = words(f"python train.py {ARGS} --per_device_train_batch_size 6 --gradient_accumulation_steps 2")

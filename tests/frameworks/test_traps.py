@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.harness import Guarded, marked
 from tests.frameworks.reading import python_of
-from tests.frameworks.starts import HUB_LEFT_ALONE, SCRIPT, STARTS, SWIFT, make_model
+from tests.frameworks.starts import HUB_LEFT_ALONE, SCRIPT, STARTS, SWIFT, around, make_model
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -156,3 +156,21 @@ def test_a_flag_of_the_other_version_is_named_and_not_tried_again(guarded, swift
     assert (4, "not_retryable", 1) == (code, report["outcome"], len(report["attempts"]))
     assert "config_conflict" == report["attempts"][0]["cause"]["class"]
     assert flag in report["attempts"][0]["cause"]["evidence"][0]["text"]
+
+
+def test_rows_that_are_streamed_are_no_proof_and_no_violation(guarded, swift, tmp_path):
+    """--streaming: a resumed run reads its way forward to where it was; the certificate names it."""
+    version, tiny = swift
+    (tmp_path / "tiny").symlink_to(tiny)
+    program = str(Path(python_of(version)).parent / "swift")
+    words = ("--streaming", "true", "--max_steps", "8", "--per_device_train_batch_size", "2")
+    code, report = ended(guarded(program, *SWIFT, *HUB_LEFT_ALONE, *words, env=killed_at(6, version)))
+    told, reasons = certified(report)
+
+    assert (0, ("finished", "consistent"), 16) == (code, told, report["effective_batch"])
+    assert "--streaming: the rows have no fixed order" in reasons
+
+
+def killed_at(step, family):
+    """The environment in which the job is killed at that step, once."""
+    return around(python_of(family), {"do": "kill", "step": step, "rank": 0})

@@ -25,6 +25,7 @@ WHOLE = frozenset({
     "device_batch", "accumulation", "workers", "prefetch", "max_length", "eval_batch", "save_total_limit",
     "ddp_timeout",
 })  # fmt: skip
+ROWS = frozenset({"device_batch", "accumulation"})
 NUMBERS = frozenset({"learning_rate", "warmup_ratio", "save_steps"})
 SWITCHES = frozenset({"pin_memory", "gradient_checkpointing", "ddp_find_unused_parameters"})
 
@@ -106,6 +107,9 @@ def value(knob: str, text: str, findings: list[Finding], *, name: str) -> Value:
         if knob in SWITCHES:
             kind = "true or false"
             return _truth(text)
+        if knob in ROWS:
+            kind = "a whole number of at least 1"
+            return _at_least_one(text)
         if knob in WHOLE:
             kind = "a whole number"
             return int(text)
@@ -154,6 +158,13 @@ def _truth(text: str) -> bool:
     if word not in TRUE | FALSE:
         raise ValueError(text)
     return word in TRUE
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _finite(text: str) -> float:
