@@ -167,7 +167,8 @@ def _judge_counts(run: Run, baseline: _Baseline, found: Findings) -> None:
     for attempt in run.attempts:
         if attempt.hello and attempt.hello.world != attempt.hello.data_parallel:
             _doubt_model_parallel(attempt, attempt.hello, found)
-        _judge_attempt(attempt, baseline, found)
+        counted = next((one for one in run.attempts if _has_counts(one)), attempt)
+        _judge_attempt(attempt, baseline, found, doubted=weakening.split_end_to_end(run, counted, attempt))
 
 
 def _doubt_model_parallel(attempt: Attempt, hello: Hello, found: Findings) -> None:
@@ -177,7 +178,7 @@ def _doubt_model_parallel(attempt: Attempt, hello: Hello, found: Findings) -> No
     )
 
 
-def _judge_attempt(attempt: Attempt, baseline: _Baseline, found: Findings) -> None:
+def _judge_attempt(attempt: Attempt, baseline: _Baseline, found: Findings, *, doubted: bool) -> None:
     other: dict[int, list[int]] = {}
     unclear: list[int] = []
     blind: list[int] = []
@@ -194,7 +195,7 @@ def _judge_attempt(attempt: Attempt, baseline: _Baseline, found: Findings) -> No
             other.setdefault(step.rows, []).append(step.step)
     for rows, steps in other.items():
         found.wrong |= {(attempt.number, step) for step in steps}
-        found.violations.append(
+        (found.doubts if doubted else found.violations).append(
             f"{rows} rows instead of {baseline.rows} were counted at {spell(steps)} (attempt {attempt.number})"
         )
     if unclear:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from guardian.core.spelling import spell
-from guardian.core.weakening import asked_for_other_samples
+from guardian.core.weakening import asked_for_other_samples, split_end_to_end
 
 if TYPE_CHECKING:
     from guardian.core.findings import Findings
@@ -59,10 +59,11 @@ def _compare_rows(attempt: Attempt, pairs: list[_Pair], found: Findings) -> None
 
 
 def _compare_samples(run: Run, attempt: Attempt, pairs: list[_Pair], found: Findings) -> None:
-    other = [new.step for _, old, new in pairs if _other_samples(old, new)]
+    other = [(before, new.step) for before, old, new in pairs if _other_samples(old, new)]
     if other:
-        text = f"other samples at {spell(other)} when run again in attempt {attempt.number}"
-        (found.doubts if asked_for_other_samples(run) else found.violations).append(text)
+        text = f"other samples at {spell([step for _, step in other])} when run again in attempt {attempt.number}"
+        meant = asked_for_other_samples(run) or all(split_end_to_end(run, before, attempt) for before, _ in other)
+        (found.doubts if meant else found.violations).append(text)
     silent = [
         new.step
         for before, old, new in pairs

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from guardian.core.run import Run
+    from guardian.core.run import Attempt, Run
 
 WEAKENING = {
     "save_only_model": "checkpoints hold no optimizer: a resumed run forgets Adam's moments and its schedule",
     "ignore_data_skip": "a resumed run begins its epoch again: the rows of a step are not the undisturbed run's",
     "group_by_length": "rows are ordered by length: the order depends on the batch",
     "packing": "several rows make one: counted are packs, not rows",
+    "padding_free": "rows are laid end to end: counted are micro-batches, not rows",
     "streaming": "the rows have no fixed order to return to, and the epoch no length",
     "auto_find_batch_size": "the trainer itself lowers the batch when memory runs out, and the effective batch with it",
     "resume_only_model": "a resumed run forgets Adam's moments and its schedule",
@@ -28,6 +29,17 @@ def weakened(run: Run) -> tuple[str, ...]:
     told = (name for attempt in run.attempts if attempt.hello for name in attempt.hello.weakening)
     asked = (*run.created.weakened, *(f"--{name}: {WEAKENING[name]}" for name in told if name in WEAKENING))
     return tuple({text.partition(":")[0]: text for text in reversed(asked)}.values())[::-1]
+
+
+def split_end_to_end(run: Run, before: Attempt, after: Attempt) -> bool:
+    """Whether the rows of a micro-batch are one to whoever counts, and were shared out to micro-batches another way.
+
+    The product must be the same all the same: it is what the job itself says.
+    """
+    old, new = before.hello, after.hello
+    if old is None or new is None or not any(text.startswith("--padding_free:") for text in weakened(run)):
+        return False
+    return old.device_batch != new.device_batch and old.effective_batch == new.effective_batch
 
 
 def asked_for_other_samples(run: Run) -> bool:

@@ -490,6 +490,35 @@ def test_what_a_script_has_written_in_weakens_the_proof_too():
     assert Verdict.PROVED is certify(story(*quiet, steps(36, 60), finished())).verdict
 
 
+def end_to_end(*, before, after):
+    """Killed and resumed with these splits; a micro-batch is one row, whatever the number of its rows was."""
+    first, second = (
+        tuple(replace(one, weakening=("padding_free",)) for one in hello(step=step, split=split))
+        for step, split in ((0, before), (30, after))
+    )
+    return certify(
+        story(
+            launched(), first, steps(1, 35, rows=before[1]), saved(30), killed(),
+            launched(resume=30), second, steps(31, 60, rows=after[1], samples=int(before != after)), finished(),
+        )
+    )  # fmt: skip
+
+
+def test_rows_that_are_laid_end_to_end_are_no_violation_when_they_are_split_another_way():
+    """Counted are micro-batches then, and hashed too: named, and no proof."""
+    other = end_to_end(before=(4, 4), after=(2, 8))
+
+    assert Verdict.CONSISTENT is other.verdict
+    assert "the training was asked for --padding_free: " in other.reasons[0]
+    assert any("8 rows instead of 4" in reason for reason in other.reasons)
+
+
+def test_rows_that_are_laid_end_to_end_are_a_violation_where_the_split_is_the_same():
+    """A micro-batch more is a micro-batch more."""
+    assert Verdict.CONSISTENT is end_to_end(before=(4, 4), after=(4, 4)).verdict
+    assert Verdict.VIOLATED is end_to_end(before=(4, 4), after=(4, 8)).verdict
+
+
 def test_packing_excuses_no_other_samples():
     """Packs are drawn as rows are: the same ones after a resume."""
     packed = created(weakened=("--packing: packs",))

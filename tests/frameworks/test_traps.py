@@ -171,6 +171,21 @@ def test_rows_that_are_streamed_are_no_proof_and_no_violation(guarded, swift, tm
     assert "--streaming: the rows have no fixed order" in reasons
 
 
+def test_rows_that_are_packed_are_no_proof_and_no_violation(guarded, tmp_path):
+    """TRL's --packing, which lays the packs of a micro-batch end to end: both are named, and the samples are the same."""
+    start = STARTS["trl sft"]
+    tiny = make_model("trl", tmp_path / "made")
+    argv = (*start.command(tmp_path, tiny), "--packing", "true")
+    code, report = ended(guarded(*argv, env=killed_at(5, "trl")))
+    told, reasons = certified(report)
+
+    assert (0, ("finished", "consistent"), 1) == (code, told, report["effective_batch"])
+    assert "--packing: several rows make one" in reasons
+    assert "--padding_free: rows are laid end to end" in reasons
+    assert "1 rows per step were counted where the job says 2" in reasons
+    assert "other samples" not in reasons
+
+
 def killed_at(step, family):
     """The environment in which the job is killed at that step, once."""
     return around(python_of(family), {"do": "kill", "step": step, "rank": 0})

@@ -67,6 +67,8 @@ def weakening(trainer, args):
     found = [name for name in switches if getattr(args, name, False) is True]
     if getattr(args, "train_sampling_strategy", None) in ("group_by_length", "batch_rebalance"):
         found.append("group_by_length")
+    if any(getattr(one, "padding_free", False) is True for one in (args, trainer, getattr(trainer, "template", None))):
+        found.append("padding_free")
     torch = sys.modules.get("torch")
     rows = getattr(trainer, "train_dataset", None)
     if torch is not None and isinstance(rows, torch.utils.data.IterableDataset):
