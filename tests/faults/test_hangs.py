@@ -69,7 +69,7 @@ def test_a_stopped_rank_is_found_and_a_silent_start_of_thrice_its_budget_is_left
 
     assert "training" == stop.silent
     edits = {edit["knob"]: edit["new"] for edit in guarded.report()["attempts"][1]["edits"]}
-    assert 1800 == edits["ddp_timeout"]
+    assert "1800" == edits["ddp_timeout"]
     assert evidence[0]["text"].startswith("rank 1 is stopped by a signal")
     assert "rank 0 stands in" in evidence[0]["text"]
 
