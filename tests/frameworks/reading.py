@@ -42,6 +42,16 @@ said, left = parse_args(SftArguments, sys.argv[1:])
 assert not left, left
 say(said, said.training_args)
 """,
+    "swift rlhf": """
+try:
+    from swift.arguments import RLHFArguments
+except ImportError:
+    from swift.llm import RLHFArguments
+from swift.utils import parse_args
+said, left = parse_args(RLHFArguments, sys.argv[1:])
+assert not left, left
+say(said, said.training_args)
+""",
     "llamafactory": """
 from llamafactory.hparams import get_train_args, read_args
 say(*get_train_args(read_args()))
@@ -67,11 +77,11 @@ def python_of(family):
     return path
 
 
-def read_by(family, words, folder, env=None):
-    """The values that the framework's parser reads from a program's own words."""
+def read_by(family, words, folder, env=None, verb=""):
+    """The values that the framework's parser reads from a program's own words; `verb`: where it has others for it."""
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [python_of(family), "-c", SAY + PARSERS[family.removesuffix("3")], *words],
+        [python_of(family), "-c", SAY + PARSERS[f"{family.removesuffix('3')} {verb}".strip()], *words],
         cwd=folder, env=os.environ | quiet | (env or {}), capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("READ ")]

@@ -61,6 +61,30 @@ def test_every_setting_is_read_back_by_the_real_parser(framework):
     assert str(folder / "out/checkpoint-5") == read["resume_from_checkpoint"]
 
 
+@pytest.mark.parametrize(
+    "method, settings",
+    [("dpo", SETTINGS), ("grpo", {k: v for k, v in SETTINGS.items() if k not in ("device_batch", "accumulation")})],
+)
+def test_every_setting_of_swifts_rlhf_is_read_back_by_its_parser(framework, method, settings):
+    """Its batch too, where it may be changed; GRPO's accumulation, which is left out, is what the adapter fills in."""
+    family, folder = framework
+    if family not in ("swift", "swift3"):
+        pytest.skip("the others have no such verb")
+    own = ("--rlhf_type", method, *(("--num_generations", "4") if method == "grpo" else ()))
+    words = command(family, folder)
+    argv = (words[0], "rlhf", *words[2:], *own)
+    made = recognise(argv, {}, read_config)
+    new = made.write(argv, settings)
+    read = read_by(family, new.argv[2:], folder, verb="rlhf")
+
+    assert () == new.refused
+    meant = {WRITTEN[knob]: value for knob, value in settings.items()}
+    assert meant == {name: read[name] for name in meant}
+    if method == "grpo":
+        assert (4, 1) == (read["per_device_train_batch_size"], read["gradient_accumulation_steps"])
+        assert 1 == made.spec.knob("accumulation")
+
+
 def test_the_defaults_are_the_frameworks_own(framework):
     """What nobody gives is filled in with these."""
     family, folder = framework
