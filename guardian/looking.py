@@ -80,7 +80,7 @@ def view(run: Run, number: int) -> View:
 
 def work(book: Book, number: int) -> ev.Activity:
     """What the job's processes have used up to now: two such looks tell whether it stands still."""
-    from guardian.core.gpus import computes  # noqa: PLC0415 - the first launch does not wait for it
+    from guardian.core.gpus import computes, spins  # noqa: PLC0415 - the first launch does not wait for it
 
     attempt = book.run.attempts[number - 1]
     living = tree(book.run)
@@ -91,8 +91,8 @@ def work(book: Book, number: int) -> ev.Activity:
     ranks = {rank.pid for rank in attempt.ranks}
     others = processes.work(set(who) - ranks).cpu_s if ranks else None
     now, held, running = book.outlook.clock.wall(), processes.held(living), processes.running(who)
-    gpu = computes(book.run, attempt, now)
-    return ev.Activity(number, who, used.cpu_s, moved, now, others, held, gpu, running)
+    gpu, spinning = computes(book.run, attempt, now), spins(book.run, attempt, now)
+    return ev.Activity(number, who, used.cpu_s, moved, now, others, held, gpu, spinning, running)
 
 
 def measured(book: Book, name: str) -> float | None:

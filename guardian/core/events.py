@@ -665,6 +665,8 @@ class Activity:
     """Somebody stopped all of it (SIGSTOP), or debugs one of its processes."""
     gpu: bool | None = None
     """Whether a GPU computes for it; None: nobody tells."""
+    gpu_spins: bool = False
+    """Its GPUs are all busy, at low power and without memory traffic."""
     running: bool = False
     """One of its threads had a processor at that moment, or waited for one."""
 

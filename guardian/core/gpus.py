@@ -43,6 +43,8 @@ STALE_S = 60.0
 """Readings that are older say nothing of now."""
 BUSY_PERCENT, TRAFFIC_PERCENT = 10.0, 2.0
 """Of the time: in which some kernel runs, and in which memory is read or written, of a card that does work."""
+SPINNING_PERCENT, LOW_POWER = 90.0, 0.5
+"""Of the time, in which kernels that wait (NCCL's) run; and of the card's power limit, of which they need far less."""
 COMPUTES_FRESH_S = 30.0
 """An older reading says nothing of now."""
 SURVIVED_S = 10.0
@@ -133,15 +135,33 @@ def computes(run: Run, attempt: Attempt, now: float) -> bool | None:
 
     Kernels that only wait for other ranks (NCCL's) keep a card busy all the time and read and write next to nothing.
     """
-    seen = run.gpus_seen
-    used = {one.uuid for one in attempt.gpus if one.ours}
-    if seen is None or abs(now - seen.wall) > COMPUTES_FRESH_S:
-        return None
-    cards = [one for one in seen.cards if one.uuid in used and not one.mig]
-    known = [(one.utilisation, one.memory_traffic) for one in cards]
+    known = [(one.utilisation, one.memory_traffic) for one in _used(run, attempt, now) if not one.mig]
     if not known or any(busy is None or traffic is None for busy, traffic in known):
         return None
     return any((busy or 0) >= BUSY_PERCENT and (traffic or 0) >= TRAFFIC_PERCENT for busy, traffic in known)
+
+
+def spins(run: Run, attempt: Attempt, now: float) -> bool:
+    """Whether every card that the job uses is busy, at low power and without memory traffic: its kernels wait."""
+    cards = _used(run, attempt, now)
+    return bool(cards) and all(_spins(one) for one in cards)
+
+
+def _spins(card: Card) -> bool:
+    readings = (card.utilisation, card.memory_traffic, card.power_w, card.power_limit_w)
+    busy, traffic, power_w, limit_w = readings
+    if card.mig or busy is None or traffic is None or power_w is None or not limit_w:
+        return False
+    return busy >= SPINNING_PERCENT and traffic < TRAFFIC_PERCENT and power_w < LOW_POWER * limit_w
+
+
+def _used(run: Run, attempt: Attempt, now: float) -> list[Card]:
+    """The cards of the job as they are now; none where nobody tells."""
+    seen = run.gpus_seen
+    if seen is None or abs(now - seen.wall) > COMPUTES_FRESH_S:
+        return []
+    used = {one.uuid for one in attempt.gpus if one.ours}
+    return [one for one in seen.cards if one.uuid in used]
 
 
 # --- verdicts ----------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 Every phase has a budget of its own; in steady training it is learnt from the job's own steps. That it has run out is
 the first sign. Acting needs a second one that does not depend on it: over the last part of the silence the whole tree
-computes, reads and writes next to nothing, or, in training and evaluation, every rank's Python stack is the same in
-samples that are spread over it (a rank that spins in C, a bar that is drawn again without a step). What nobody can
-know (no companion that tells of steps and no log that shows them, ranks on other machines) has no budget: nothing is
-done.
+computes, reads and writes next to nothing, or, in training, its GPUs are all busy at low power without memory traffic
+(kernels that wait for other ranks), or, in training and evaluation, every rank's Python stack is the same in samples
+that are spread over it (a rank that spins in C, a bar that is drawn again without a step). What nobody can know (no
+companion that tells of steps and no log that shows them, ranks on other machines) has no budget: nothing is done.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from guardian.core.pending import IDLE_OVER_S, IDLE_SHARE, Doubt, Patience, idle
 from guardian.core.values import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from guardian.core.events import Activity, StacksTaken
     from guardian.core.policy import Policy
@@ -174,17 +174,27 @@ def judge(where: Standing, attempt: Attempt, now: float) -> Patience | Doubt | S
     needed = max(min(IDLE_OVER_S, where.budget_s / 2), where.budget_s / STILL_SHARE)
     if last.wall >= where.due and still_s(looks) >= needed:
         return _hung(where, last.wall, "its processes neither compute nor read nor write")
+    if where.phase == TRAINING and last.wall >= where.due and still_s(looks, spin) >= needed:
+        return _hung(where, last.wall, "its GPUs are busy, at low power and without memory traffic: they wait")
     if len(looks) < 2 or idle(looks[-2], last) or not _stacks_tell(where, attempt, looks[-2], last):
         return Patience(again)
     return _by_stacks(where, attempt, now, again)
 
 
-def still_s(looks: Sequence[Activity]) -> float:
-    """Seconds up to the last look over which the tree has been idle from look to look."""
+def still_s(looks: Sequence[Activity], still: Callable[[Activity, Activity], bool] = idle) -> float:
+    """Seconds up to the last look over which the tree has been idle, or still in another way, from look to look."""
     since = len(looks) - 1
-    while since > 0 and idle(looks[since - 1], looks[since]):
+    while since > 0 and still(looks[since - 1], looks[since]):
         since -= 1
     return looks[-1].wall - looks[since].wall
+
+
+def spin(before: Activity, after: Activity) -> bool:
+    """Whether kernels waited for other ranks all the time, on every GPU of the same processes, and nothing was saved.
+
+    The processors are no sign then: a rank that waits for its GPU keeps one busy.
+    """
+    return before.pids == after.pids and before.gpu_spins and after.gpu_spins and not moves(before, after)
 
 
 def _stacks_tell(where: Standing, attempt: Attempt, before: Activity, after: Activity) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from guardian.core import events as ev
 from guardian.core import silence
 from guardian.core.cards import Card, Use
-from guardian.core.gpus import computes
+from guardian.core.gpus import computes, spins
 from guardian.core.policy import DEFAULT, Silence
 from guardian.core.run import GAPS_KEPT, Gaps
 from tests.core import stories as tell
@@ -111,6 +111,31 @@ def test_a_gpu_works_when_it_reads_and_writes(utilisation, traffic, after_s, wor
 
     assert works == computes(run, used, 100.0 + after_s)
     assert computes(run, run.attempts[0], 105.0) is None
+
+
+@pytest.mark.parametrize(
+    "change, spin",
+    [
+        ({}, True),
+        ({"utilisation": 40.0}, False),
+        ({"memory_traffic": 20.0}, False),
+        ({"power_w": 600.0}, False),
+        ({"power_w": None}, False),
+        ({"memory_traffic": None}, False),
+        ({"mig": True}, False),
+        ({"uuid": "GPU-9"}, False),
+    ],
+    ids=["waits", "idle", "traffic", "power", "power unknown", "traffic unknown", "MIG", "another's"],
+)
+def test_gpus_whose_kernels_only_wait_are_busy_at_low_power_without_traffic(change, spin):
+    """All that the job uses; what is not known is not taken for it."""
+    waits = Card(0, "GPU-1", utilisation=100.0, memory_traffic=0.0, power_w=140.0, power_limit_w=700.0)
+    used = replace(story(tell.launched()).attempts[0], gpus=(Use(0, "GPU-1", ours=True), Use(1, "GPU-2", ours=True)))
+    cards = (replace(waits, **change), replace(waits, index=1, uuid="GPU-2"))
+    run = replace(story(tell.launched()), gpus_seen=ev.GpusSeen(1, 100.0, True, cards if spin else cards[:1]))
+
+    assert spin == spins(run, used, 105.0)
+    assert not spins(run, used, 160.0)
 
 
 def test_a_log_at_its_last_step_is_a_training_that_is_over():

@@ -241,6 +241,25 @@ def test_ranks_that_compute_are_asked_where_they_stand():
     assert isinstance(decision(*early, stood(r0="a", r1="b")), do.Wait)
 
 
+def waiting(n, **changes):
+    """A look at a tree whose GPUs are busy with kernels that wait, as is a processor."""
+    return look(**({"cpu": 10.0 * n, "gpu": False, "gpu_spins": True} | changes))
+
+
+@pytest.mark.parametrize("logged", [False, True], ids=["with the companion", "by the log alone"])
+def test_gpus_that_are_busy_with_waiting_are_a_hang(logged):
+    """Once the budget is over, and in steady training only; one that computes, or writes, in the last of it is none."""
+    alone = (tell.created(companion=False), tell.launched(), tell.logged(1, 400, by=20, max_steps=1000))
+    begin = (*(alone if logged else STEADY), tell.pause(40))
+    begun = decision(*begin, *(looks(waiting(n)) for n in range(1, 8)))
+
+    assert isinstance(begun, do.BeginStop)
+    assert "its GPUs are busy, at low power and without memory traffic" in begun.why
+    for other in ({"gpu": True, "gpu_spins": False}, {"gpu_spins": False}, {"moved": 1 << 30}, {"pids": (4002,)}):
+        made = [waiting(n, **(other if n == 6 else {})) for n in range(1, 8)]
+        assert not isinstance(decision(*begin, *map(looks, made)), do.BeginStop), other
+
+
 def samples(*three):
     """A look and a sample at 50, 75 and 100 s, and a last look."""
     return (
