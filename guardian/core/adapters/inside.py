@@ -42,6 +42,7 @@ ABOUT = About(
     resumes="The checkpoint is handed to `train()`, whatever the script gives it; the command stays word by word.",
     proved=(
         "transformers 5.19 and 4.57: `bash train.sh` with torchrun, two gloo ranks and arguments written in the script",
+        "both: killed with the newest checkpoint damaged, then out of memory, then a loss that is no number",
         "ms-swift 4.6.0 and 3.12.6 in `train.sh` on two gloo ranks: the folder's version is a new one at each start",
         "LLaMA-Factory 0.9.5 in `train.sh`, one process, out of memory",
         "out of memory, in each of these: the device batch halved, the accumulation doubled, the same rows per step",

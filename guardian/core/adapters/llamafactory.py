@@ -41,8 +41,7 @@ ABOUT = About(
     resumes="The checkpoint; a path that is given overrules its own search for the newest.",
     proved=(
         "0.9.5 with transformers 5.6: LoRA, one process and two gloo ranks",
-        "killed with the newest checkpoint damaged; out of memory: the device batch halved, the accumulation doubled",
-        "a loss that is no number: gone on from before it with a lower learning rate",
+        "both: killed with the newest checkpoint damaged, then out of memory, then a loss that is no number",
     ),
     dry=("flags without a file, several nodes, `dpo`, `pt`",),
     refused=("device batch and accumulation of PPO, of KTO and of reward models",),

