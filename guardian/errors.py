@@ -22,6 +22,10 @@ class UserError(GuardianError):
     exit_code = 2
 
 
+class MissingFileError(UserError):
+    """A file that somebody names is not there."""
+
+
 class HostError(GuardianError):
     """Disk, lock, permission or a damaged run folder stands in the way."""
 

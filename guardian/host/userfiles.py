@@ -8,7 +8,7 @@ import stat
 import sys
 from typing import Any
 
-from guardian.errors import UserError
+from guardian.errors import MissingFileError, UserError
 
 MAX_BYTES = 1 << 20
 _AT_LINE = re.compile(r"\s*\(at line (\d+), column \d+\)|\s*\(at end of document\)")
@@ -19,6 +19,8 @@ def read_text(path: str, *, trusted: bool = False) -> str:
     try:
         # O_NONBLOCK: a pipe in the file's place must not hold us up; it is refused below.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     try:

@@ -7,7 +7,7 @@ import pytest
 from guardian.core import commandline
 from guardian.core.adapters import recognise
 from guardian.core.events import Edit
-from guardian.errors import UserError
+from guardian.errors import MissingFileError, UserError
 
 ARGS = "--model m --output_dir out --per_device_train_batch_size 4 --gradient_accumulation_steps 2 --num_train_epochs 1"
 CKPT = "/w/out/checkpoint-5"
@@ -29,7 +29,7 @@ def adapter(text, env=None, files=None):
     def read(path):
         if files and path in files:
             return files[path]
-        raise UserError(f"{path}: no such file")
+        raise MissingFileError(f"{path}: no such file")
 
     return recognise(words(text), env or {}, read)
 
@@ -98,6 +98,28 @@ def test_what_does_not_tell_of_training_arguments_is_left_alone(command):
     assert adapter(command) is None
 
 
+@pytest.mark.parametrize(
+    "env, path",
+    [
+        ({"HOME": "/me"}, "/me/.cache/huggingface/accelerate/default_config.yaml"),
+        ({"HOME": "/me", "XDG_CACHE_HOME": "/c"}, "/c/huggingface/accelerate/default_config.yaml"),
+        ({"HOME": "/me", "HF_HOME": "~/hf"}, "/me/hf/accelerate/default_config.yaml"),
+    ],
+)
+def test_what_accelerate_config_wrote_counts_where_no_file_is_named(env, path):
+    """Its ranks and its DeepSpeed numbers; a file that is named, and --cpu, leave it aside."""
+    wrote = {"num_processes": 8, "deepspeed_config": {"gradient_accumulation_steps": 4}}
+    files = {path: wrote, "a.yaml": {"num_processes": 2}}
+
+    def found(start):
+        return adapter(f"accelerate launch {start} train.py {ARGS}", env, files)
+
+    assert [8, 2, 1] == [found(one).spec.knob("world_size") for one in ("", "--config_file a.yaml", "--cpu")]
+    refused = [bool(found(one).write(words(f"accelerate launch {one} train.py {ARGS}"), {"device_batch": 1}).refused)
+               for one in ("", "--config_file a.yaml")]  # fmt: skip
+    assert [True, False] == refused
+
+
 def test_what_stands_before_the_script_is_never_touched():
     """An option of the launcher may have the name of one of the script's."""
     start = "accelerate launch --num_processes 2 --gradient_accumulation_steps 7 train.py"
@@ -111,13 +133,10 @@ def test_what_stands_before_the_script_is_never_touched():
 
 
 def test_accelerates_file_says_how_many_ranks():
-    """Named on the command line or by the environment; unreadable is unknown."""
+    """Unreadable is unknown."""
     files = {"a.yaml": {"num_processes": 8, "num_machines": 2}}
 
     assert 8 == adapter(f"accelerate launch --config_file a.yaml train.py {ARGS}", files=files).spec.knob("world_size")
-    assert 8 == adapter(f"accelerate launch train.py {ARGS}", {"ACCELERATE_CONFIG_FILE": "a.yaml"}, files).spec.knob(
-        "world_size"
-    )
     assert ["config-unreadable"] == [
         f.id for f in adapter(f"accelerate launch --config_file b.yaml train.py {ARGS}").spec.findings
     ]

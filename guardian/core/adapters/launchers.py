@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from guardian.core import commandline
 from guardian.core.job import Finding, ReadConfig
 from guardian.core.values import dataclass
-from guardian.errors import UserError
+from guardian.errors import MissingFileError, UserError
 
 Argv = tuple[str, ...]
 
@@ -229,19 +229,34 @@ def _option(command: Command, name: str) -> str | None:
     return next(iter(command.options[at[-1] + 1 :]), None) if at else None
 
 
-def accelerates_file(command: Command, env: Mapping[str, str]) -> str | None:
-    """The file that says how `accelerate launch` starts; the user's default one is not looked for."""
-    return _option(command, "config_file") or env.get("ACCELERATE_CONFIG_FILE")
+def _accelerates(command: Command, env: Mapping[str, str], read_config: ReadConfig) -> Mapping[str, object] | None:
+    """What says how `accelerate launch` starts: the file that is named, else the one that `accelerate config` wrote.
+
+    None: there is neither. Raises UserError. accelerate 1.15: commands/launch.py and commands/config/config_args.py.
+    """
+    path = _option(command, "config_file")
+    if path is not None:
+        return read_config(path)
+    cache = env.get("XDG_CACHE_HOME") or (f"{env['HOME']}/.cache" if env.get("HOME") else None)
+    home = env.get("HF_HOME") or (f"{cache}/huggingface" if cache else None)
+    if home is None or "--cpu" in command.options:
+        return None
+    home = f"{env.get('HOME', '~')}{home[1:]}" if home[:2] == "~/" else home
+    try:
+        return read_config(f"{home}/accelerate/default_config.yaml")
+    except MissingFileError:
+        return None
 
 
 def _accelerate(
     command: Command, env: Mapping[str, str], read_config: ReadConfig, findings: list[Finding]
 ) -> str | None:
-    given, path = _option(command, "num_processes"), accelerates_file(command, env)
-    if given is not None or path is None:
+    given = _option(command, "num_processes")
+    if given is not None:
         return given
     try:
-        return str(read_config(path).get("num_processes", "all"))
+        content = _accelerates(command, env, read_config)
+        return None if content is None else str(content.get("num_processes", "all"))
     except UserError as error:
         what = f"{error}; the number of ranks is unknown"
         findings.append(Finding("config-unreadable", "warning", what, "mend the file or its path"))
@@ -255,9 +270,8 @@ def own_accumulation(command: Command, env: Mapping[str, str], read_config: Read
     """Whether accelerate's DeepSpeed settings repeat the batch, so that the script's cannot be changed alone."""
     if command.launcher != "accelerate":
         return False
-    path = accelerates_file(command, env)
     try:
-        content = read_config(path) if path else {}
+        content = _accelerates(command, env, read_config) or {}
         inner = content.get("deepspeed_config")
         settings = dict(inner) if isinstance(inner, Mapping) else {}
         path = _option(command, "deepspeed_config_file") or settings.get("deepspeed_config_file")
