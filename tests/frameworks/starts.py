@@ -117,15 +117,19 @@ def split(batch, accumulation=None):
     return words if accumulation is None else (*words, "--gradient_accumulation_steps", str(accumulation))
 
 
-def zero(stage):
-    """A DeepSpeed file that follows the command; its buffers are not for billions of weights."""
+def zero(stage, **numbers):
+    """A DeepSpeed file that follows the command, or repeats its numbers; its buffers are not for billions of weights."""
     auto = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
     content = {
         "zero_optimization": {"stage": stage, "reduce_bucket_size": 10**6, "allgather_bucket_size": 10**6},
         "zero_allow_untested_optimizer": True,
         **dict.fromkeys(auto, "auto"),
+        **numbers,
     }
     return (("zero.json", json.dumps(content)),)
+
+
+NUMBERS = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2, "train_batch_size": 8}
 
 
 def swift_file(tuner):
@@ -191,7 +195,7 @@ STARTS = {
     "script, ZeRO-1, torchrun": Start(
         "transformers",
         ("{bin}/torchrun", *TWO.split(), *SCRIPT, *GLOO, *EIGHT, *split(2, 2), "--deepspeed", "zero.json"), 2, 2,
-        ranks=2, files=zero(1), zero=1,
+        ranks=2, files=zero(1, **NUMBERS), zero=1,
     ),
     "script, ZeRO-2, deepspeed": Start(
         "transformers",
