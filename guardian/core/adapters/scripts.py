@@ -53,8 +53,8 @@ ABOUT = About(
     ),
     proved=(
         "transformers 5.19: `python`; `torchrun` and `accelerate launch` with two gloo ranks",
-        "DeepSpeed on two CPU ranks: ZeRO-1 under `torchrun`, with the numbers in its file, of which a copy follows; "
-        "ZeRO-2 under `deepspeed`",
+        "DeepSpeed on two CPU ranks: ZeRO-1 under `torchrun`, with the numbers in its file, of which a copy follows",
+        "DeepSpeed's own launcher: ZeRO-2, `auto` in its file",
         "two ranks: killed with the newest checkpoint damaged, then out of memory, then a loss that is no number",
     ),
     dry=("several nodes, FSDP, ZeRO-3, transformers 4",),
