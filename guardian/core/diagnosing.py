@@ -242,7 +242,7 @@ def _stopped(why: str) -> Cause:
 
 
 def _ended_early(case: Case) -> Cause | None:
-    """Exit 0 before the last step: for a reason that the log names, told by a signal, by a rank's fall, or for none."""
+    """Exit 0 before the last step: for what the log names, a signal, an exception, a fallen rank, or nothing known."""
     named = _named(case, "cause")
     if named is not None:
         return named
@@ -252,7 +252,9 @@ def _ended_early(case: Case) -> Cause | None:
         text = f"the training loop was told to stop by a signal at {where}; the job ended with exit code 0"
         title = "It was told to stop by a signal from outside, and stopped in good order"
         return Cause("preempted_or_interrupted", "graceful", None, title, (Line(None, text),), None)
-    if len(case.deaths) > 1:  # its launcher names a rank that fell: the 0 is that of a script around it
+    # Its launcher names a rank that fell, or what left the loop was printed: the 0 is that of a script around it. What
+    # left the loop in silence may be the job's own way to end.
+    if len(case.deaths) > 1 or (case.attempt.exceptions and _exception(case)):
         return _failed(case)
     if _same_early_end(case):
         return None

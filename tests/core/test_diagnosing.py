@@ -379,6 +379,20 @@ def test_a_rank_that_fell_is_the_cause_although_a_script_around_it_ends_with_0()
     assert "exitcode: -9" in first.evidence[0].text
 
 
+def test_an_exception_that_left_the_training_is_the_cause_although_a_script_around_it_ends_with_0():
+    """`python train.py; echo done`; one that was caught without a word may be the job's own way to end."""
+    log = b'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\nValueError: no answer\ndone\n'
+    left = (ev.ExceptionLeft(1, 0, 7, "ValueError", "no answer", phase="train"),)
+    fell = of_log(Matcher(RULES), log, 0, steps=7, total=12, exceptions=left)
+    first = cause(fell)
+
+    assert ("code_bug", (3, "ValueError: no answer")) == (first.id, first_line(first))
+    assert judged(first) == judged(cause(replace(fell, diagnosed=ev.Diagnosed(1, first)), fell))
+    silent = attempt(0, steps=7, total=12, exceptions=left)
+    assert "exit_0_early" == cause(silent).variant
+    assert "exit_0_early" == cause(of_log(Matcher(RULES), log, 0, steps=7, total=12)).variant
+
+
 # --- stops, and ends that nobody saw -----------------------------------------------------------------------------
 
 
