@@ -11,7 +11,7 @@ import pytest
 from guardian.core import events as ev
 from guardian.core.run import Draining
 from guardian.host import gpuprobe, gpus
-from tests.faults.harness import JOBS, PATIENCE_S, TINY, Guarded
+from tests.faults.harness import JOBS, PATIENCE_S, TINY, Guarded, harm
 from tests.stubs.nvml.stub import Cards, build
 
 POLICY = "[budget]\nbackoff_s = [0]\n[disk]\nminimum_free_mib = 1\nballast_mib = 1\n[gpu]\n"
@@ -29,11 +29,11 @@ def guarded(tmp_path, cards):
     """Starts a job of the standard library that does what its words say."""
     started = []
 
-    def start(*words, policy="", command=None, **attempts):
+    def start(*words, policy="", command=None, env=None, **attempts):
         (tmp_path / "policy.toml").write_text(POLICY + policy)
         told = {f"WORDS_{number[1:]}": text for number, text in attempts.items()}
         job = command or (sys.executable, str(JOBS / "worded.py"), *words)
-        one = Guarded(tmp_path, *job, options=("--policy", "policy.toml"), env=cards.guardians | told)
+        one = Guarded(tmp_path, *job, options=("--policy", "policy.toml"), env=cards.guardians | (env or {}) | told)
         started.append(one)
         return one.start()
 
@@ -268,8 +268,9 @@ def test_memory_that_a_stranger_holds_is_waited_for_after_an_oom(guarded, cards)
 @pytest.mark.long
 def test_a_leak_is_met_by_a_save_and_a_new_start_before_the_memory_is_full(guarded, cards):
     """No step is lost, the batch stays, and the run finishes."""
-    words = ("--max_steps", "400", "--save_steps", "1000", "--output_dir", "out")
-    one = guarded(command=(*TINY, *words))
+    words = ("--max_steps", "800", "--save_steps", "1000", "--output_dir", "out")
+    nearly_full = harm({"do": "await the ask", "attempt": 1, "step": 380})
+    one = guarded(command=(*TINY, *words), env=nearly_full)
     ready(one)
     cards.say(used=1000)
     deadline = time.monotonic() + PATIENCE_S

@@ -157,9 +157,9 @@ def kill():
 
 
 def kill_launcher():
-    """And make no step further before guardian has asked for a save: however slow it is, it can ask in time."""
+    """And make no step further before guardian has asked for a save."""
     os.kill(os.getppid(), 9)
-    wait_until_there("control.json")
+    await_the_ask()
 
 
 def hold():
@@ -182,6 +182,11 @@ def fail():
     error = RuntimeError("the engine has stopped")
     sys.excepthook(type(error), error, None)
     os._exit(1)
+
+
+def await_the_ask():
+    """Go no further before guardian has asked for a save: however slow it is, it can ask in time."""
+    wait_until_there("control.json")
 
 
 def be_slow():
@@ -248,6 +253,7 @@ ACTS = {
     "leave": leave,
     "fail": fail,
     "be slow": be_slow,
+    "await the ask": await_the_ask,
     "await the kills": await_the_kills,
 }
 
