@@ -24,13 +24,13 @@ NOBODY = 65534
 PID_1 = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child")
 NO_CAPABILITIES = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
 NO_INOTIFY = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
+WITHOUT_INOTIFY = ("unshare", "--user", "--map-root-user", "sh", "-c", NO_INOTIFY, "sh")
 SURROUNDINGS = {
-    "no pidfd": ((), {"GUARDIAN_NO_PIDFD": "1"}),
+    "no pidfd, no inotify": (WITHOUT_INOTIFY, {"GUARDIAN_NO_PIDFD": "1"}),
     "no capabilities, no ptrace": ((*NO_CAPABILITIES, sys.executable, str(HERE / "denied.py")), {}),
-    "no inotify": (("unshare", "--user", "--map-root-user", "sh", "-c", NO_INOTIFY, "sh"), {}),
     "PID 1": (PID_1, {}),
 }
-"""Words before guardian's own, and names in its environment."""
+"""Words before guardian's own, and names in its environment. Two that have nothing to do with each other are one suite."""
 
 
 def possible(words):
@@ -73,11 +73,10 @@ def test_the_fault_suite_passes_with(name, tmp_path):
 
 def test_without_inotify_a_run_that_saves_is_watched_all_the_same(tmp_path, monkeypatch):
     """Other programs have taken all instances: folders are looked at now and then."""
-    words, _ = SURROUNDINGS["no inotify"]
-    if not possible(words):
+    if not possible(WITHOUT_INOTIFY):
         pytest.skip("the limit of inotify cannot be set here")
     guarded = Guarded(tmp_path, *TINY, "--output_dir", "out", "--max_steps", "4", "--save_steps", "2")
-    monkeypatch.setattr("tests.faults.harness.WRAPPER", list(words))
+    monkeypatch.setattr("tests.faults.harness.WRAPPER", list(WITHOUT_INOTIFY))
     try:
         assert 0 == guarded.run(), guarded.shown()[-4000:]
         assert [2, 4] == [checkpoint.step for checkpoint in guarded.story().attempts[0].checkpoints]
