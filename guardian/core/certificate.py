@@ -164,11 +164,12 @@ def _judge_counts(run: Run, baseline: _Baseline, found: Findings) -> None:
         found.doubts.append("the rows per step vary within the first attempt: this job has no fixed effective batch")
     elif baseline.claim is not None and baseline.claim != baseline.rows:
         found.doubts.append(f"{baseline.rows} rows per step were counted where the job says {baseline.claim}")
+    first = next((one for one in run.attempts if _has_counts(one)), None)
     for attempt in run.attempts:
         if attempt.hello and attempt.hello.world != attempt.hello.data_parallel:
             _doubt_model_parallel(attempt, attempt.hello, found)
-        counted = next((one for one in run.attempts if _has_counts(one)), attempt)
-        _judge_attempt(attempt, baseline, found, doubted=weakening.split_end_to_end(run, counted, attempt))
+        doubted = first is not None and weakening.split_end_to_end(run, first, attempt)
+        _judge_attempt(attempt, baseline, found, doubted=doubted)
 
 
 def _doubt_model_parallel(attempt: Attempt, hello: Hello, found: Findings) -> None:

@@ -135,10 +135,10 @@ def _fits(kind: str, value: object) -> bool:
 
 def _env(table: Table) -> tuple[tuple[str, str], ...]:
     inner = table.inner("env", 'must hold variables: { HF_HUB_OFFLINE = "1" }')
-    found = []
+    found, known = [], rungs.VARIABLES | rungs.FOLDERS
     for name, value in inner.values.items():
-        if name not in rungs.VARIABLES | rungs.FOLDERS:
-            inner.complain(name, f"is no variable that a rule may set{nearest(name, rungs.VARIABLES)}", name)
+        if name not in known:
+            inner.complain(name, f"is no variable that a rule may set{nearest(name, known)}", name)
         elif name in rungs.FOLDERS and value != rungs.OWN:
             inner.complain(name, f'must be "{rungs.OWN}": a folder of the run')
         elif not isinstance(value, str) or not value.removeprefix("+") or len(value) > _MAX_VALUE or "\n" in value:

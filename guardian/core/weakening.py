@@ -37,9 +37,10 @@ def split_end_to_end(run: Run, before: Attempt, after: Attempt) -> bool:
     The product must be the same all the same: it is what the job itself says.
     """
     old, new = before.hello, after.hello
-    if old is None or new is None or not any(text.startswith("--padding_free:") for text in weakened(run)):
+    if old is None or new is None or old.device_batch == new.device_batch:
         return False
-    return old.device_batch != new.device_batch and old.effective_batch == new.effective_batch
+    free = any(text.startswith("--padding_free:") for text in weakened(run))
+    return free and old.effective_batch == new.effective_batch
 
 
 def asked_for_other_samples(run: Run) -> bool:

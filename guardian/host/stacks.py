@@ -4,10 +4,10 @@ Three ways, each for those that the one before got nothing from: the companion's
 hangs in a call, no ptrace needed), py-spy where somebody installed it, and what the kernel shows of every process.
 
 The request is a real-time signal, which ends a process that is not armed for it. It goes only to a process of which
-all of this holds: it, or the rank that it descends from, said in its hello that it is armed, or no rank has said hello
-yet (a start that hangs); it has the start time that was recorded; the kernel shows a handler; it holds the memory that
-bears its own pid, which is made where the handler is. A stopped process is not asked, it could not answer. Slow:
-seconds. Call it in a thread of its own.
+all of this holds: it, or the rank that it descends from, said in its hello that it is armed, or it has not spoken and
+is above no rank that has (a start that hangs); it has the start time that was recorded; the kernel shows a handler; it
+holds the memory that bears its own pid, which is made where the handler is. A stopped process is not asked, it could
+not answer. Slow: seconds. Call it in a thread of its own.
 """
 
 from __future__ import annotations

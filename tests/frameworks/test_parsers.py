@@ -30,6 +30,14 @@ def framework(request, tmp_path_factory):
     return request.param, folder
 
 
+def of(*families):
+    """For a test of these families alone: the others have no such thing."""
+    return pytest.mark.parametrize("framework", families, indirect=True)
+
+
+SWIFTS = of("swift", "swift3")
+
+
 def command(family, folder):
     """A command of the family, and the words of its program."""
     own = {
@@ -63,6 +71,7 @@ def test_every_setting_is_read_back_by_the_real_parser(framework):
     assert str(folder / "out/checkpoint-5") == read["resume_from_checkpoint"]
 
 
+@SWIFTS
 @pytest.mark.parametrize(
     "method, settings",
     [("dpo", SETTINGS), ("grpo", {k: v for k, v in SETTINGS.items() if k not in ("device_batch", "accumulation")})],
@@ -70,8 +79,6 @@ def test_every_setting_is_read_back_by_the_real_parser(framework):
 def test_every_setting_of_swifts_rlhf_is_read_back_by_its_parser(framework, method, settings):
     """Its batch too, where it may be changed; GRPO's accumulation, which is left out, is what the adapter fills in."""
     family, folder = framework
-    if family not in ("swift", "swift3"):
-        pytest.skip("the others have no such verb")
     own = ("--rlhf_type", method, *(("--num_generations", "4") if method == "grpo" else ()))
     words = command(family, folder)
     argv = (words[0], "rlhf", *words[2:], *own)
@@ -87,11 +94,10 @@ def test_every_setting_of_swifts_rlhf_is_read_back_by_its_parser(framework, meth
         assert 1 == made.spec.knob("accumulation")
 
 
+@of("swift", "swift3", "llamafactory")
 def test_the_defaults_are_the_frameworks_own(framework):
-    """What nobody gives is filled in with these."""
+    """What nobody gives is filled in with these; TRL's differ by version and verb, and the adapter holds none."""
     family, folder = framework
-    if family == "trl":
-        pytest.skip("its defaults differ by version and verb; the adapter holds none")
     argv = tuple(word for word in command(family, folder) if "batch" not in word)
     spec = recognise(argv, {}, read_config).spec
     read = read_by(family, argv[2:], folder)
@@ -107,11 +113,10 @@ def test_the_defaults_are_the_frameworks_own(framework):
     assert ours == {name: read[name] for name in ours}
 
 
+@of("llamafactory")
 def test_pairs_behind_a_file_are_read_by_the_real_parser(framework):
     """LLaMA-Factory's other way of writing, and its word for nothing."""
     family, folder = framework
-    if family != "llamafactory":
-        pytest.skip("the others have no such way of writing")
     config = {"stage": "sft", "do_train": True, "model_name_or_path": f"{folder}/tiny/model", "dataset": "tiny"}
     config |= {"dataset_dir": f"{folder}/tiny", "template": "default", "output_dir": "out", "use_cpu": True}
     config |= {"dataloader_num_workers": 4, "dataloader_prefetch_factor": 2, "per_device_train_batch_size": 4}
@@ -133,11 +138,10 @@ def test_pairs_behind_a_file_are_read_by_the_real_parser(framework):
 def warm(framework):
     """A command that warms up by steps, or by a share of them where the family's adapter writes shares."""
     family, folder = framework
-    if family not in ("swift", "swift3"):
-        pytest.skip("no warm-up share is written for it")
     return family, folder, (*command(family, folder), "--warmup_steps", "7")
 
 
+@SWIFTS
 def test_a_warm_up_share_is_read_where_steps_were_given(warm):
     """They exclude each other: the steps are taken away."""
     family, folder, argv = warm
@@ -149,6 +153,7 @@ def test_a_warm_up_share_is_read_where_steps_were_given(warm):
     assert 7 != read["warmup_steps"]
 
 
+@SWIFTS
 def test_float32_alone_is_mixed_precision_and_not_once_it_is_written(warm):
     """What the finding warns of is what the parser does; what is written for float32 is float32."""
     family, folder, argv = warm

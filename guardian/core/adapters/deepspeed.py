@@ -15,9 +15,8 @@ from guardian.core.values import dataclass
 from guardian.errors import UserError
 
 PRESETS = frozenset({"zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"})
-
-
 UNREADABLE = "deepspeed-unreadable"
+MEND = f"mend the file or its path; ms-swift's own are named {', '.join(sorted(PRESETS))}"
 ACCUMULATION = "gradient_accumulation_steps"
 
 
@@ -38,17 +37,13 @@ def read(named: Value, read_config: ReadConfig, findings: list[Finding]) -> Over
     try:
         content = json.loads(named) if named.lstrip().startswith("{") else read_config(named)
     except UserError as error:
-        findings.append(Finding(UNREADABLE, "warning", f"{error}; what it says is unknown here", _mend()))
+        findings.append(Finding(UNREADABLE, "warning", f"{error}; what it says is unknown here", MEND))
         return None
     except ValueError:
-        findings.append(Finding(UNREADABLE, "warning", "the text after --deepspeed is not JSON", _mend()))
+        findings.append(Finding(UNREADABLE, "warning", "the text after --deepspeed is not JSON", MEND))
         return None
     name = "deepspeed.json" if named.lstrip().startswith("{") else named.rstrip("/").rpartition("/")[2]
     return Overlaid(name, json.dumps(content))
-
-
-def _mend() -> str:
-    return f"mend the file or its path; ms-swift's own are named {', '.join(sorted(PRESETS))}"
 
 
 def with_numbers(
